@@ -1,0 +1,171 @@
+//! The routing table as written, valid: pools, rules, packages (SPEC 5.1-5.4). `route` compiles it.
+
+use std::net::SocketAddr;
+
+use ipnet::IpNet;
+
+use crate::wire::{Method, Transport};
+
+/// A valid table. Order of rules is the order of the file.
+#[derive(Clone, Debug, Default)]
+pub struct TableSpec {
+    /// For diagnostics: the file's name as given.
+    pub file: String,
+    pub pools: Vec<PoolSpec>,
+    pub rules: Vec<RuleSpec>,
+    /// `[packages]`: names for Allow-Events.
+    pub packages: Vec<String>,
+}
+
+/// Balance of a pool (SPEC 5.3). Hash balances only, so far.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Balance {
+    #[default]
+    Resource,
+    ResourceEvent,
+    User,
+    Domain,
+    FromDomain,
+    CallId,
+    From,
+    To,
+    Source,
+    /// Header name, lower case.
+    Header(Box<str>),
+}
+
+#[derive(Clone, Debug)]
+pub struct PoolSpec {
+    pub name: String,
+    pub balance: Balance,
+    pub any_port: bool,
+    /// Name of the listener by which requests to this pool leave.
+    pub listener: Option<String>,
+    /// `unavailable = "silence"` (default, PUBLISH over UDP) or "503".
+    pub silence: bool,
+    pub backends: Vec<BackendSpec>,
+    pub line: usize,
+}
+
+/// Administrative state (SPEC 5.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdminState {
+    #[default]
+    Active,
+    /// Takes nothing new; what is there goes on.
+    Drain,
+    Off,
+}
+
+#[derive(Clone, Debug)]
+pub struct BackendSpec {
+    pub name: String,
+    /// As written.
+    pub uri: String,
+    /// The host of the URI as written, lower case, without brackets, and its port where it has one.
+    pub host: String,
+    pub addr: SocketAddr,
+    pub transport: Transport,
+    /// At least 1; default 1.
+    pub weight: u32,
+    pub state: AdminState,
+    pub line: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct RuleSpec {
+    pub name: String,
+    pub matches: MatchSpec,
+    pub action: ActionSpec,
+    pub path: bool,
+    pub record_route: bool,
+    /// Header name as written, template.
+    pub set: Vec<(String, Template)>,
+    pub remove: Vec<String>,
+    /// Taken from the front of the R-URI's user.
+    pub strip_prefix: Option<String>,
+    /// New requests a second through this rule; beyond: 503 with Retry-After.
+    pub limit: Option<u32>,
+    /// Metric label beside the rule's name.
+    pub tag: Option<String>,
+    pub line: usize,
+}
+
+/// The value of `set.HEADER`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template(pub Vec<Piece>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    Text(Box<str>),
+    /// `{source.backend}`: name of the backend that sent it, empty for clients.
+    SourceBackend,
+    /// `{source.ip}`
+    SourceIp,
+    /// `{rule}`
+    Rule,
+}
+
+/// All keys that are there must hold.
+#[derive(Clone, Debug, Default)]
+pub struct MatchSpec {
+    /// Known method, or `Other` with the token.
+    pub method: Vec<(Method, Box<str>)>,
+    pub event: Vec<Box<str>>,
+    pub source: Vec<SourceSpec>,
+    pub transport: Vec<Transport>,
+    /// Names of listeners.
+    pub listener: Vec<Box<str>>,
+    pub patterns: Vec<PatternSpec>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SourceSpec {
+    Net(IpNet),
+    Backends,
+    Clients,
+    Pool(Box<str>),
+}
+
+/// What a regex looks at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Subject {
+    Ruri,
+    From,
+    To,
+    Contact,
+    UserAgent,
+    ContentType,
+    /// `header.NAME`, lower case.
+    Header(Box<str>),
+    /// `body.NAME`: a JSON member.
+    Body(Box<str>),
+    /// `body.raw`: the first 8 KiB.
+    BodyRaw,
+}
+
+/// A regex in the syntax of regex-syntax (POSIX filters are translated before).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PatternSpec {
+    pub subject: Subject,
+    /// As it goes to the compiler.
+    pub regex: Box<str>,
+    /// As the user wrote it.
+    pub written: Box<str>,
+    /// Key as the user wrote it: `device_state_filter`.
+    pub key: Box<str>,
+    /// True for the two Asterisk filters: they hold where the field is absent.
+    pub absent_holds: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ActionSpec {
+    Route(String),
+    Flow,
+    RequestUri,
+    Reply { code: u16, reason: String, headers: Vec<(String, String)> },
+    RedirectUri(String),
+    RedirectPool(String),
+    Drop,
+}

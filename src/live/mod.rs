@@ -1,0 +1,22 @@
+//! Plain data that cores share or keep: backend states, flows, pins. No sockets, no clocks (time is passed in), all bounded.
+
+pub mod backend;
+pub mod flows;
+pub mod moved;
+pub mod pins;
+pub mod unreachable;
+
+pub use backend::{BackendState, Registry};
+pub use flows::{Confirmed, Flows, Noted, Registration};
+pub use moved::Moved;
+pub use pins::{Pin, PinTarget, Pins};
+pub use unreachable::Unreachable;
+
+/// The time, read once per turn of a worker and passed in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Now {
+    /// Milliseconds of a monotonic clock with an arbitrary start.
+    pub mono_ms: u64,
+    /// Seconds since 1970.
+    pub unix_s: u64,
+}

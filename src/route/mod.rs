@@ -1,0 +1,24 @@
+//! The compiled table: immutable rules and pools, and the decision over them (SPEC 5). Compiled off the workers.
+
+pub mod balance;
+pub mod compile;
+pub mod facts;
+pub mod pool;
+pub mod record;
+pub mod rules;
+
+use std::sync::Arc;
+
+pub use compile::{Context, compile};
+pub use facts::{Facts, Scratch, Source};
+pub use pool::{Backend, BackendRef, Peer, Pick, Pool, Pools};
+pub use record::{Candidate, MatchKey, Recorder};
+pub use rules::{Action, Rule, Rules, SetHeader};
+
+/// What one swap replaces: rules and pools apart, so that a DNS change does not compile a regex again.
+#[derive(Clone)]
+pub struct Table {
+    pub rules: Arc<Rules>,
+    pub pools: Arc<Pools>,
+    pub version: u64,
+}

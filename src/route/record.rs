@@ -1,0 +1,45 @@
+//! Who watches a decision: nobody on the path (`()`), `explain`, a shadow table.
+
+use super::{pool::BackendRef, rules::Rule};
+
+/// The match key of a rule that did not hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MatchKey<'a> {
+    Method,
+    Event,
+    Source,
+    Transport,
+    Listener,
+    /// A regex key as the user wrote it (`device_state_filter`), and its pattern.
+    Pattern {
+        key: &'a str,
+        written: &'a str,
+    },
+}
+
+/// A backend that the balance looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Candidate<'a> {
+    pub backend: BackendRef,
+    pub name: &'a str,
+    /// Why it is none: `drain`, `off`, `sender`; `None` where it takes part.
+    pub excluded: Option<&'static str>,
+    /// Its rendezvous score; the highest wins.
+    pub score: f64,
+}
+
+/// Sees each step of a decision. With `ON` false every call compiles to nothing.
+pub trait Recorder {
+    const ON: bool;
+    /// A rule was tried: `failed` is the first key that did not hold, `None` where it matched.
+    fn rule(&mut self, _rule: &Rule, _failed: Option<MatchKey<'_>>) {}
+    /// The balance key, as text, before hashing.
+    fn key(&mut self, _balance: &str, _key: &[u8]) {}
+    fn candidate(&mut self, _candidate: Candidate<'_>) {}
+    /// Any other step, in words: `strip`, `token`, `pin`, `flow`, …
+    fn step(&mut self, _step: &'static str, _detail: std::fmt::Arguments<'_>) {}
+}
+
+impl Recorder for () {
+    const ON: bool = false;
+}

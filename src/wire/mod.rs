@@ -1,0 +1,27 @@
+//! Bytes and their meaning: scan, header names, URIs, Via, Event, bodies, edits, replies, tokens.
+//!
+//! Nothing here knows a socket, a clock, a table or a configuration file. Everything borrows the received bytes;
+//! nothing on the way of a message allocates.
+
+pub mod addr;
+pub mod body;
+pub mod edit;
+pub mod event;
+pub mod inspect;
+pub mod name;
+pub mod reason;
+pub mod reply;
+pub mod scan;
+pub mod token;
+pub mod uri;
+pub mod via;
+
+pub use addr::NameAddr;
+pub use edit::Edits;
+pub use event::Event;
+pub use inspect::{Essentials, inspect};
+pub use name::{HeaderId, Method, Transport};
+pub use reason::Reason;
+pub use scan::{Field, Index, Item, Limits, Span, Start, View};
+pub use uri::{HostPort, Uri};
+pub use via::Via;
