@@ -28,8 +28,15 @@ pub struct FlowId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Flow {
     /// `local` is set where the listener is bound to a wildcard: the address that the client spoke to.
-    Datagram { listener: u16, local: Option<IpAddr>, peer: SocketAddr },
-    Stream { listener: u16, id: FlowId },
+    Datagram {
+        listener: u16,
+        local: Option<IpAddr>,
+        peer: SocketAddr,
+    },
+    Stream {
+        listener: u16,
+        id: FlowId,
+    },
 }
 
 /// One side of a dialog.
@@ -37,7 +44,10 @@ pub enum Flow {
 pub enum Side {
     Client(Flow),
     /// By address and transport, not by index: it outlives tables (SPEC 3.2).
-    Backend { addr: SocketAddr, transport: Transport },
+    Backend {
+        addr: SocketAddr,
+        transport: Transport,
+    },
 }
 
 /// From whom a response may be taken (SPEC 3.6).
@@ -199,7 +209,9 @@ impl ViaToken {
     pub fn encode(&self, ring: &Ring, out: &mut Vec<u8>) {
         let mut w = ring.start(VIA, self.router);
         let to_client = matches!(self.bound, Bound::Client(_));
-        w.put(&[u8::from(self.from_backend) | u8::from(to_client) << 1 | u8::from(self.moved.is_some()) << 2]);
+        w.put(&[u8::from(self.from_backend)
+            | u8::from(to_client) << 1
+            | u8::from(self.moved.is_some()) << 2]);
         w.flow(&self.back, 0);
         if let Bound::Client(hash) = self.bound {
             w.put(&hash.to_be_bytes());

@@ -17,18 +17,24 @@ fn ip() -> impl Strategy<Value = IpAddr> {
 }
 
 fn flow() -> impl Strategy<Value = Flow> {
-    let datagram = (any::<u16>(), ip(), any::<u16>(), any::<bool>()).prop_map(|(listener, ip, port, wild)| {
-        Flow::Datagram { listener, local: wild.then_some(ip), peer: SocketAddr::new(ip, port) }
-    });
-    let stream = (any::<u16>(), any::<(u8, u16, u8, u32, u16)>()).prop_map(|(listener, (router, boot, core, slot, generation))| {
-        Flow::Stream { listener, id: FlowId { router, boot, core, slot: slot & 0xff_ffff, generation } }
-    });
+    let datagram =
+        (any::<u16>(), ip(), any::<u16>(), any::<bool>()).prop_map(|(listener, ip, port, wild)| {
+            Flow::Datagram { listener, local: wild.then_some(ip), peer: SocketAddr::new(ip, port) }
+        });
+    let stream = (any::<u16>(), any::<(u8, u16, u8, u32, u16)>()).prop_map(
+        |(listener, (router, boot, core, slot, generation))| Flow::Stream {
+            listener,
+            id: FlowId { router, boot, core, slot: slot & 0xff_ffff, generation },
+        },
+    );
     prop_oneof![datagram, stream]
 }
 
 fn side() -> impl Strategy<Value = Side> {
-    let backend = (ip(), any::<u16>(), 0usize..5)
-        .prop_map(|(ip, port, t)| Side::Backend { addr: SocketAddr::new(ip, port), transport: Transport::ALL[t] });
+    let backend = (ip(), any::<u16>(), 0usize..5).prop_map(|(ip, port, t)| Side::Backend {
+        addr: SocketAddr::new(ip, port),
+        transport: Transport::ALL[t],
+    });
     prop_oneof![flow().prop_map(Side::Client), backend]
 }
 
@@ -47,12 +53,8 @@ fn via() -> impl Strategy<Value = ViaToken> {
 }
 
 fn route() -> impl Strategy<Value = RouteToken> {
-    (any::<(u8, bool, u32, u16)>(), side(), side()).prop_map(|((router, owner, tag, bits), a, b)| RouteToken {
-        router,
-        sides: [a, b],
-        owner: owner as u8,
-        tag,
-        bits,
+    (any::<(u8, bool, u32, u16)>(), side(), side()).prop_map(|((router, owner, tag, bits), a, b)| {
+        RouteToken { router, sides: [a, b], owner: owner as u8, tag, bits }
     })
 }
 
@@ -151,13 +153,19 @@ fn the_bytes_of_tokens_md_are_what_is_written() {
     let client = Flow::Datagram { listener: 0x0102, local: None, peer: v4(7, 0x1314) };
     let backend = Side::Backend { addr: v4(2, 0x13c4), transport: Transport::Udp };
     let t = text(|o| {
-        RouteToken { router: 5, sides: [Side::Client(client), backend], owner: 0, tag: 0x0a0b0c0d, bits: 0x0e0f }
-            .encode(&ring, b"c", o)
+        RouteToken {
+            router: 5,
+            sides: [Side::Client(client), backend],
+            owner: 0,
+            tag: 0x0a0b0c0d,
+            bits: 0x0e0f,
+        }
+        .encode(&ring, b"c", o)
     });
     let bytes = URL_SAFE_NO_PAD.decode(&t).expect("base64url");
     let expected = [
-        0x50, 5, 0x41, 1, 2, 203, 0, 113, 7, 0x13, 0x14, 0xc0, 203, 0, 113, 2, 0x13, 0xc4, 0x0a, 0x0b, 0x0c, 0x0d,
-        0x0e, 0x0f,
+        0x50, 5, 0x41, 1, 2, 203, 0, 113, 7, 0x13, 0x14, 0xc0, 203, 0, 113, 2, 0x13, 0xc4, 0x0a, 0x0b, 0x0c,
+        0x0d, 0x0e, 0x0f,
     ];
     assert_eq!(&bytes[..bytes.len() - 8], &expected);
 }
