@@ -14,3 +14,9 @@ pub struct Names {
     pub bound: Vec<SocketAddr>,
     pub advertised: Vec<(Box<[u8]>, u16)>,
 }
+
+impl Names {
+    pub fn is_our_domain(&self, host: &[u8]) -> bool {
+        self.aliases.iter().any(|(alias, _)| host.eq_ignore_ascii_case(alias))
+    }
+}
