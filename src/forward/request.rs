@@ -143,10 +143,10 @@ impl Proxy {
         }
         let package = event(view, method)?;
         let local = turn.arrival.local;
-        let to_us = uri.is_sip() && setup.names.is_us(uri.host.host, uri.host.port, local);
+        let to_us = || uri.is_sip() && uri.user.is_none() && setup.names.is_us(uri.host.host, uri.host.port, local);
         let routes = Routes::read(view, &essentials, method, uri, setup, local, source.is_backend())?;
         if method == Method::Options
-            && to_us
+            && to_us()
             && uri.user.is_none()
             && !routes.repaired
             && routes.next.is_none()
