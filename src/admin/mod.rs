@@ -58,6 +58,7 @@ fn service(router: Arc<Router>) -> axum::Router {
         .route("/api/v1/table", get(api::table).put(api::put_table))
         .route("/api/v1/reload", post(api::reload))
         .route("/api/v1/rollback", post(api::rollback))
+        .route("/api/v1/explain", post(api::explain))
         .layer(DefaultBodyLimit::max(LARGEST_TABLE))
         .layer(middleware::from_fn_with_state(router.clone(), guard::check));
     // Probes of orchestrators carry no token and learn nothing.

@@ -111,7 +111,7 @@ fn usage(error: &clap::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
-/// The settings of a file, with their warnings on stderr; the defaults where there is none.
+/// The settings of a file; the defaults where there is none.
 fn settings(config: Option<&Path>) -> Result<Settings, Fault> {
     let Some(path) = config else {
         return Ok(Settings::default());
@@ -119,13 +119,6 @@ fn settings(config: Option<&Path>) -> Result<Settings, Fault> {
     let name = path.display().to_string();
     let text = std::fs::read_to_string(path)
         .map_err(|error| Fault::new(format_args!("cannot read the configuration {name}: {error}")))?;
-    Settings::parse(&text, path).map_err(|diagnostics| Fault::diagnostics(&name, &diagnostics))
-}
-
-/// `--config` as several commands take it.
-#[derive(clap::Args)]
-struct ConfigArg {
-    /// Configuration file
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    let base = path.parent().unwrap_or(Path::new(""));
+    Settings::parse(&name, &text, base).map_err(|diagnostics| Fault::diagnostics(&name, &diagnostics))
 }
