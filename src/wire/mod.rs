@@ -16,6 +16,7 @@ pub mod scan;
 pub mod token;
 pub mod uri;
 pub mod via;
+mod view;
 
 pub use addr::NameAddr;
 pub use edit::Edits;
