@@ -323,7 +323,7 @@ impl Book {
         self.stream.entry((backend.transport, ip)).or_insert(at);
         self.host.entry(ip).or_insert(at);
         self.hosts_of.insert((at.pool, ip));
-        let mut found = |found: &mut Found| {
+        let found = |found: &mut Found| {
             found.all.push(at);
             found.ports.entry(addr.port()).or_default().push(at);
         };
