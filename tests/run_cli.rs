@@ -18,7 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A table of one rule that answers everything with one code, so that an answer tells which table is in force.
 fn replies(code: u16) -> String {
-    format!("[[rule]]\nname = \"all\"\nmatch = {{}}\nreply = {{ code = {code}, reason = \"Table {code}\" }}\n")
+    format!(
+        "[[rule]]\nname = \"all\"\nmatch = {{}}\nreply = {{ code = {code}, reason = \"Table {code}\" }}\n"
+    )
 }
 
 /// Two faults, in lines 3 and 8.
@@ -533,8 +535,15 @@ fn a_bad_table_changes_nothing_and_says_why() {
     house.save("table.toml", &replies(486));
     router.until("the mended table", || router.decides() == 486);
     assert_eq!(router.table()["last_error"], serde_json::Value::Null);
-    assert_eq!((router.metric("tidings_table_version"), router.metric("tidings_table_swaps_total")), (2.0, 2.0));
-    assert_eq!(router.metric("tidings_table_failures_total"), 1.0, "a bad file is read once, not each second");
+    assert_eq!(
+        (router.metric("tidings_table_version"), router.metric("tidings_table_swaps_total")),
+        (2.0, 2.0)
+    );
+    assert_eq!(
+        router.metric("tidings_table_failures_total"),
+        1.0,
+        "a bad file is read once, not each second"
+    );
     router.stop();
 }
 
@@ -551,7 +560,10 @@ fn put_takes_a_table_or_refuses_it_whole() {
     assert_eq!(status, 422);
     let answer: serde_json::Value = serde_json::from_str(&body).expect("JSON");
     assert_eq!(answer["diagnostics"].as_array().map(Vec::len), Some(2), "{body}");
-    assert!(answer["text"].as_str().is_some_and(|text| text.contains(":3:") && text.contains(":8:")), "{body}");
+    assert!(
+        answer["text"].as_str().is_some_and(|text| text.contains(":3:") && text.contains(":8:")),
+        "{body}"
+    );
     assert_eq!((router.version(), router.decides()), (2, 486));
 
     let (status, _) = router.http("PUT", "/api/v1/table", "Origin: http://example.com\r\n", &replies(487));
@@ -662,7 +674,9 @@ fn explain_tells_rules_backend_and_message_and_is_the_same_twice() {
     let told = explain("message.sip", &[]);
     let words = text(&told.stdout);
     assert!(told.status.success(), "{}", text(&told.stderr));
-    for what in ["only presence", "event", "all lamps", "pbx1", "127.60.30.11:5060", "SUBSCRIBE sip:1000@127.0.0.1"] {
+    for what in
+        ["only presence", "event", "all lamps", "pbx1", "127.60.30.11:5060", "SUBSCRIBE sip:1000@127.0.0.1"]
+    {
         assert!(words.contains(what), "{what} in\n{words}");
     }
     assert_eq!(text(&explain("message.sip", &[]).stdout), words);
@@ -684,8 +698,12 @@ fn the_running_router_explains_by_its_own_table() {
     let house = House::new(31);
     house.write("table.toml", &POOLED.replace("127.60.30.11", "127.60.31.11"));
     let router = house.run();
-    let (status, told) = router.http("POST", "/api/v1/explain?source=192.0.2.1:5060&listener=phones", "", MESSAGE);
-    assert!(status == 200 && told.contains("all lamps") && told.contains("127.60.31.11:5060"), "{status} {told}");
+    let (status, told) =
+        router.http("POST", "/api/v1/explain?source=192.0.2.1:5060&listener=phones", "", MESSAGE);
+    assert!(
+        status == 200 && told.contains("all lamps") && told.contains("127.60.31.11:5060"),
+        "{status} {told}"
+    );
     let accept = "Accept: application/json\r\n";
     let (_, json) = router.http("POST", "/api/v1/explain?source=192.0.2.1:5060", accept, MESSAGE);
     let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
