@@ -40,9 +40,12 @@ struct Options {
     /// Another binary of Tidings
     #[arg(long, default_value = env!("CARGO_BIN_EXE_tidings"))]
     binary: PathBuf,
-    /// Drive a router that runs already at Tidings' address (benches/instructions), this many messages at --rate
+    /// Drive the router of --only, which runs already, with this many messages at --rate (benches/instructions)
     #[arg(long)]
     drive: Option<u64>,
+    /// Print the command that starts the router of --only, a word per line, with its files in this directory
+    #[arg(long)]
+    command: Option<PathBuf>,
     /// Be a router: raw or loop
     #[arg(long, hide = true)]
     serve: Option<String>,
@@ -69,16 +72,24 @@ fn main() -> anyhow::Result<()> {
         Some(other) => anyhow::bail!("no router is called {other}"),
         None => {}
     }
+    let chosen: Vec<Kind> = Kind::ALL
+        .into_iter()
+        .filter(|kind| options.only.split(',').any(|name| name.trim() == kind.name()))
+        .collect();
+    if let (Some(dir), Some(kind)) = (&options.command, chosen.first()) {
+        let command = kind.command(dir, &options.binary)?;
+        for word in std::iter::once(command.get_program()).chain(command.get_args()) {
+            println!("{}", word.display());
+        }
+        return Ok(());
+    }
     sys::pin(1)?;
     let mut load = Load::new(PHONES.parse()?, PBX.parse()?, options.window)?;
-    if let Some(messages) = options.drive {
-        return drive(&mut load, &options, messages);
+    if let (Some(messages), Some(kind)) = (options.drive, chosen.first()) {
+        return drive(&mut load, kind.address(), &options, messages);
     }
     let mut rivals = Vec::new();
-    for kind in Kind::ALL {
-        if !options.only.split(',').any(|name| name.trim() == kind.name()) {
-            continue;
-        }
+    for kind in chosen {
         if !kind.installed() {
             println!("{} is not installed: left out", kind.name());
             continue;
@@ -225,9 +236,14 @@ fn conditions(options: &Options) {
 }
 
 /// For benches/instructions: so many messages at a rate, through a router that somebody else started.
-fn drive(load: &mut Load, options: &Options, messages: u64) -> anyhow::Result<()> {
+fn drive(
+    load: &mut Load,
+    router: std::net::SocketAddr,
+    options: &Options,
+    messages: u64,
+) -> anyhow::Result<()> {
     let rate = (options.rate > 0.0).then_some(options.rate);
-    let outcome = load.run(Kind::Tidings.address(), rate, Until::Messages(messages));
+    let outcome = load.run(router, rate, Until::Messages(messages));
     println!(
         "{} {} {} {}",
         outcome.forwarded,

@@ -68,6 +68,31 @@ impl Kind {
         SocketAddr::from(([127, 6, 0, last], 15060))
     }
 
+    /// The command that starts it, with its files in `dir`.
+    pub fn command(self, dir: &Path, tidings: &Path) -> io::Result<Command> {
+        fs::create_dir_all(dir)?;
+        Ok(match self {
+            Kind::Raw | Kind::Loop => {
+                let mut command = Command::new(std::env::current_exe()?);
+                command.args(["--serve", self.name()]);
+                command
+            }
+            Kind::Kamailio => {
+                let mut command = Command::new("/usr/sbin/kamailio");
+                command.args(["-DD", "-E", "-x", "fm", "-X", "fm", "-m", "64", "-M", "8", "-f"]);
+                command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/kamailio.cfg")).arg("-Y").arg(dir);
+                command
+            }
+            Kind::Tidings => {
+                fs::write(dir.join("tidings.toml"), tidings_toml(dir))?;
+                fs::write(dir.join("table.toml"), table_toml())?;
+                let mut command = Command::new(tidings);
+                command.args(["run", "--config"]).arg(dir.join("tidings.toml"));
+                command
+            }
+        })
+    }
+
     pub fn installed(self) -> bool {
         self != Kind::Kamailio || Path::new("/usr/sbin/kamailio").exists()
     }
@@ -84,27 +109,7 @@ impl Rival {
     /// Starts it on core 0. `tidings` is the binary of that name.
     pub fn start(kind: Kind, tidings: &Path) -> io::Result<Rival> {
         let dir = std::env::temp_dir().join(format!("tidings-bench-{}-{}", std::process::id(), kind.name()));
-        fs::create_dir_all(&dir)?;
-        let mut command = match kind {
-            Kind::Raw | Kind::Loop => {
-                let mut command = Command::new(std::env::current_exe()?);
-                command.args(["--serve", kind.name()]);
-                command
-            }
-            Kind::Kamailio => {
-                let mut command = Command::new("/usr/sbin/kamailio");
-                command.args(["-DD", "-E", "-x", "fm", "-X", "fm", "-m", "64", "-M", "8", "-f"]);
-                command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/kamailio.cfg")).arg("-Y").arg(&dir);
-                command
-            }
-            Kind::Tidings => {
-                fs::write(dir.join("tidings.toml"), tidings_toml(&dir))?;
-                fs::write(dir.join("table.toml"), table_toml())?;
-                let mut command = Command::new(tidings);
-                command.args(["run", "--config"]).arg(dir.join("tidings.toml"));
-                command
-            }
-        };
+        let mut command = kind.command(&dir, tidings)?;
         let log = fs::File::create(dir.join("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A child keeps to the core of the thread that starts it.
