@@ -11,7 +11,7 @@ use std::{fmt, path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 
-use crate::config::{Diagnostic, Settings};
+use crate::{config::Settings, control::Failure};
 
 #[derive(Parser)]
 #[command(
@@ -54,16 +54,14 @@ pub struct Fault {
 const FAILED: u8 = 1;
 
 impl Fault {
+    /// The last line of `message` is the one that counts; before it may stand diagnostics.
     pub fn new(message: impl fmt::Display) -> Fault {
-        Fault { message: format!("tidings: {message}"), code: FAILED }
-    }
-
-    /// Diagnostics, then one line that counts their errors.
-    pub fn diagnostics(file: &str, diagnostics: &[Diagnostic]) -> Fault {
-        let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
-        let s = if errors == 1 { "" } else { "s" };
-        let list: String = diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n")).collect();
-        Fault { message: format!("{list}tidings: {file}: {errors} error{s}"), code: FAILED }
+        let text = message.to_string();
+        let message = match text.rsplit_once('\n') {
+            Some((before, last)) => format!("{before}\ntidings: {last}"),
+            None => format!("tidings: {text}"),
+        };
+        Fault { message, code: FAILED }
     }
 
     pub fn code(self, code: u8) -> Fault {
@@ -117,5 +115,5 @@ fn settings(config: Option<&Path>) -> Result<Settings, Fault> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Fault::new(format_args!("cannot read the configuration {name}: {error}")))?;
     let base = path.parent().unwrap_or(Path::new(""));
-    Settings::parse(&name, &text, base).map_err(|diagnostics| Fault::diagnostics(&name, &diagnostics))
+    Settings::parse(&name, &text, base).map_err(|diagnostics| Fault::new(Failure::of(&name, 0, diagnostics)))
 }
