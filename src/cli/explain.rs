@@ -12,7 +12,6 @@ use std::{
 use super::Fault;
 use crate::{
     config::{self, ListenSpec, Settings, Side},
-    control::Failure,
     forward::{self, Arrival, Explanation, Setup, Shared},
     live::{Now, Registry},
     net,
@@ -88,7 +87,7 @@ fn compile(settings: &Settings, file: &Path) -> Result<Table, Fault> {
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file)
         .map_err(|error| Fault::new(format_args!("cannot read the table {name}: {error}")))?;
-    let refused = |diagnostics: Vec<_>| Fault::new(Failure::of(&name, 0, diagnostics));
+    let refused = |diagnostics: Vec<_>| Fault::diagnostics(&name, &diagnostics);
     let (spec, _) = config::table::parse(&name, &text).map_err(refused)?;
     let faults = config::table::check_listeners(&spec, &settings.listen);
     if !faults.is_empty() {

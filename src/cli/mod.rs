@@ -11,7 +11,10 @@ use std::{fmt, path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 
-use crate::{config::Settings, control::Failure};
+use crate::{
+    config::{Diagnostic, Settings},
+    control::Failure,
+};
 
 #[derive(Parser)]
 #[command(
@@ -62,6 +65,11 @@ impl Fault {
             None => format!("tidings: {text}"),
         };
         Fault { message, code: FAILED }
+    }
+
+    /// A file with these faults.
+    pub fn diagnostics(file: &str, diagnostics: &[Diagnostic]) -> Fault {
+        Fault::new(Failure::of(file, 0, diagnostics.to_vec()))
     }
 
     pub fn code(self, code: u8) -> Fault {
@@ -115,5 +123,5 @@ fn settings(config: Option<&Path>) -> Result<Settings, Fault> {
     let text = std::fs::read_to_string(path)
         .map_err(|error| Fault::new(format_args!("cannot read the configuration {name}: {error}")))?;
     let base = path.parent().unwrap_or(Path::new(""));
-    Settings::parse(&name, &text, base).map_err(|diagnostics| Fault::new(Failure::of(&name, 0, diagnostics)))
+    Settings::parse(&name, &text, base).map_err(|diagnostics| Fault::diagnostics(&name, &diagnostics))
 }
