@@ -2,7 +2,7 @@
 //! is not 0; diagnostics of files stand before it, all at once.
 
 mod check;
-mod demo;
+pub mod demo;
 mod explain;
 mod reload;
 mod run;
