@@ -9,10 +9,12 @@
 #![allow(dead_code)]
 
 pub mod http;
+pub mod message;
 pub mod metrics;
 pub mod party;
 pub mod process;
 pub mod router;
+pub mod scene;
 pub mod text;
 
 #[allow(unused_imports)]
