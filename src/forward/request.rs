@@ -144,7 +144,8 @@ impl Proxy {
         }
         let package = event(view, method)?;
         let local = turn.arrival.local;
-        let to_us = || uri.is_sip() && uri.user.is_none() && setup.names.is_us(uri.host.host, uri.host.port, local);
+        let to_us =
+            || uri.is_sip() && uri.user.is_none() && setup.names.is_us(uri.host.host, uri.host.port, local);
         let routes = Routes::read(view, &essentials, method, uri, setup, local, source.is_backend())?;
         if method == Method::Options
             && to_us()
