@@ -10,6 +10,7 @@
 
 pub mod http;
 pub mod kamailio;
+pub mod load;
 pub mod metrics;
 pub mod party;
 pub mod process;
