@@ -57,11 +57,10 @@ impl Load {
         let backends = serving.collect();
         let calling = clients.iter().map(|address| {
             let (party, stop, sent) = (Party::bind(address.as_str()), stop.clone(), sent.clone());
-            std::thread::spawn(move || {
-                Client { party, router, users, sent, tally: Tally::default() }.run(&stop)
-            })
+            std::thread::spawn(move || Client { party, router, users, sent, tally: Tally::default() }.run(&stop))
         });
-        Load { stop, sent, clients: calling.collect(), backends }
+        let clients = calling.collect();
+        Load { stop, sent, clients, backends }
     }
 
     /// Requests sent so far.
