@@ -17,6 +17,8 @@
 pub mod config;
 pub mod forward;
 pub mod live;
+pub mod net;
 pub mod route;
 pub mod stats;
 pub mod wire;
+pub mod worker;
