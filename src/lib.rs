@@ -14,7 +14,10 @@
 
 #![deny(unsafe_code)]
 
+pub mod admin;
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod forward;
 pub mod live;
 pub mod net;

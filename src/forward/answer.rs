@@ -152,6 +152,7 @@ impl Proxy {
             peer: request.arrival.peer,
             listener: request.arrival.listener,
             transport: request.setup.listener(request.arrival.listener).transport,
+            hidden: request.hidden(),
         };
         match self.pick(request, &facts, pool, None, rec) {
             Pick::Backend(at) => {

@@ -37,9 +37,9 @@ pub fn branch(ring: &Ring, transaction: u64, essentials: &Essentials<'_>) -> u64
 /// What makes a second pass a loop and not a spiral: nothing that an ACK or a CANCEL adds or lacks. `text` is scratch.
 pub fn looped<'a>(
     peer: IpAddr,
-    ruri: &[u8],
+    ruri: &'a [u8],
     routes: impl Iterator<Item = &'a [u8]>,
-    essentials: &Essentials<'_>,
+    essentials: &Essentials<'a>,
     text: &mut Vec<u8>,
 ) -> u32 {
     text.clear();
@@ -47,8 +47,8 @@ pub fn looped<'a>(
         IpAddr::V4(ip) => text.extend_from_slice(&ip.octets()),
         IpAddr::V6(ip) => text.extend_from_slice(&ip.octets()),
     }
-    let cseq = essentials.cseq.to_be_bytes();
-    for field in [ruri, essentials.from_tag, essentials.call_id, &cseq].into_iter().chain(routes) {
+    text.extend_from_slice(&essentials.cseq.to_be_bytes());
+    for field in [ruri, essentials.from_tag, essentials.call_id].into_iter().chain(routes) {
         text.extend_from_slice(&(field.len() as u32).to_be_bytes());
         text.extend_from_slice(field);
     }

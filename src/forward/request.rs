@@ -62,6 +62,11 @@ impl<'a> Request<'a> {
         self.setup.listener(self.arrival.listener).flow(self.arrival.local, self.arrival.peer)
     }
 
+    /// Names of header fields that no rule may see in this request (SPEC 1.2).
+    pub fn hidden(&self) -> &'a [Box<[u8]>] {
+        if self.source.is_backend() { &[] } else { &self.table.rules.strip }
+    }
+
     fn is_cancel_or_ack(&self) -> bool {
         matches!(self.method, Method::Cancel | Method::Ack)
     }
@@ -138,10 +143,10 @@ impl Proxy {
         }
         let package = event(view, method)?;
         let local = turn.arrival.local;
-        let to_us = uri.is_sip() && setup.names.is_us(uri.host.host, uri.host.port, local);
+        let to_us = || uri.is_sip() && uri.user.is_none() && setup.names.is_us(uri.host.host, uri.host.port, local);
         let routes = Routes::read(view, &essentials, method, uri, setup, local, source.is_backend())?;
         if method == Method::Options
-            && to_us
+            && to_us()
             && uri.user.is_none()
             && !routes.repaired
             && routes.next.is_none()
@@ -285,6 +290,7 @@ impl Proxy {
             peer: request.arrival.peer,
             listener: request.arrival.listener,
             transport: request.setup.listener(request.arrival.listener).transport,
+            hidden: request.hidden(),
         };
         let rule = table.rules.decide(&facts, &table.pools, &mut self.scratch, rec);
         let routes_it =

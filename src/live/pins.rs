@@ -19,19 +19,17 @@ pub enum PinTarget {
     Datagram { local: Option<IpAddr>, peer: SocketAddr },
 }
 
-/// `listener`: index of the listener by which it left. `key_id`: the token key that signed its Via (0-15), so that a
-/// CANCEL after a rotation takes the same branch.
+/// `listener`: index of the listener by which it left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pin {
     pub target: PinTarget,
     pub listener: u8,
-    pub key_id: u8,
 }
 
 const WAYS: usize = 8;
 
 /// A stored pin. `rest`, from the low end: port 16 bits, expiry 24 (seconds of `mono_ms`, modulo: right for 97 days, and
-/// swept within minutes), aside 8, listener 8, form 4 (0: empty), key id 4.
+/// swept within minutes), aside 8, listener 8, form 4 (0: empty).
 #[derive(Clone, Copy, Default)]
 struct Slot {
     key: u64,
@@ -217,8 +215,7 @@ impl Slot {
             | expiry << 16
             | u64::from(aside) << 40
             | u64::from(pin.listener) << 48
-            | (form | family) << 56
-            | u64::from(pin.key_id & 15) << 60;
+            | (form | family) << 56;
         Slot { key, address, rest }
     }
 
@@ -240,7 +237,7 @@ impl Slot {
             6 => PinTarget::Datagram { local, peer: addr },
             n => PinTarget::Backend { addr, transport: Transport::ALL[n as usize - 1] },
         };
-        Pin { target, listener: (self.rest >> 48) as u8, key_id: (self.rest >> 60) as u8 }
+        Pin { target, listener: (self.rest >> 48) as u8 }
     }
 
     fn form(&self) -> u8 {
@@ -279,13 +276,13 @@ mod tests {
 
     fn backend(n: u16) -> Pin {
         let addr = SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 5060));
-        Pin { target: PinTarget::Backend { addr, transport: Transport::Udp }, listener: 2, key_id: 3 }
+        Pin { target: PinTarget::Backend { addr, transport: Transport::Udp }, listener: 2 }
     }
 
     fn client(local: Option<&str>, peer: &str) -> Pin {
         let local = local.map(|ip| ip.parse().expect("test address"));
         let peer = peer.parse().expect("test address");
-        Pin { target: PinTarget::Datagram { local, peer }, listener: 255, key_id: 15 }
+        Pin { target: PinTarget::Datagram { local, peer }, listener: 255 }
     }
 
     #[test]
@@ -303,7 +300,7 @@ mod tests {
         for transport in Transport::ALL {
             for addr in ["192.0.2.1:5060", "[2001:db8::5]:5061"] {
                 let addr = addr.parse().expect("test address");
-                all.push(Pin { target: PinTarget::Backend { addr, transport }, listener: 0, key_id: 0 });
+                all.push(Pin { target: PinTarget::Backend { addr, transport }, listener: 0 });
             }
         }
         for (key, pin) in all.iter().enumerate() {

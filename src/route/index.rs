@@ -127,8 +127,9 @@ impl Index {
         for list in [self.always, method, event].into_iter().flatten() {
             self.open(list, question);
         }
-        for nets in self.nets.iter().filter(|nets| nets.v4 == question.ip.is_ipv4()) {
-            if let Some(&list) = nets.lists.get(&net_key(question.ip, nets.length)) {
+        let ip = question.ip;
+        for nets in self.nets.iter().filter(|nets| nets.v4 == ip.is_ipv4()) {
+            if let Some(&list) = nets.lists.get(&net_key(ip, nets.length)) {
                 self.open(list, question);
             }
         }

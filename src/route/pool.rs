@@ -108,6 +108,11 @@ impl Pools {
         &self.pools[index as usize]
     }
 
+    /// Does this backend take new requests?
+    pub fn is_active(&self, at: BackendRef) -> bool {
+        self.backend(at).admin == AdminState::Active
+    }
+
     /// Every backend with its place, in the file's order.
     pub fn backends(&self) -> impl Iterator<Item = (BackendRef, &Backend)> {
         self.pools.iter().enumerate().flat_map(|(pool, p)| {
@@ -323,7 +328,7 @@ impl Book {
         self.stream.entry((backend.transport, ip)).or_insert(at);
         self.host.entry(ip).or_insert(at);
         self.hosts_of.insert((at.pool, ip));
-        let mut found = |found: &mut Found| {
+        let found = |found: &mut Found| {
             found.all.push(at);
             found.ports.entry(addr.port()).or_default().push(at);
         };

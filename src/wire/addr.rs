@@ -114,10 +114,30 @@ mod tests {
     #[test]
     fn rfc_4475_3_1_2_what_is_refused() {
         for bad in [
-            "", "*", "<>", "<sip:>", "sip:", "\"Mr. X <sip:a@b>", "\"open\\\" <sip:a@b>", "\"a\" < sip:a@b >",
-            "Bell, A <sip:a@b>", "sip:a@b?Route=%3Csip:c%3E", "sip:a@b,sip:c@d", "<sip:a@b>, <sip:c@d>", "<sip:a@b",
-            "<sip:a@b>x", "<sip:a@b>;", "<sip:a@b>;;", "<sip:a@b>;tag=1;tag=2", "<sip:a@b>;tag=", "<sip:a@b>;tag",
-            "sip:a@b c", "<sip:a@\"b>", "<sip:a@b>;x=\"open", "a:b <sip:a@b>;tag=x y", "<sip:<a@b>>",
+            "",
+            "*",
+            "<>",
+            "<sip:>",
+            "sip:",
+            "\"Mr. X <sip:a@b>",
+            "\"open\\\" <sip:a@b>",
+            "\"a\" < sip:a@b >",
+            "Bell, A <sip:a@b>",
+            "sip:a@b?Route=%3Csip:c%3E",
+            "sip:a@b,sip:c@d",
+            "<sip:a@b>, <sip:c@d>",
+            "<sip:a@b",
+            "<sip:a@b>x",
+            "<sip:a@b>;",
+            "<sip:a@b>;;",
+            "<sip:a@b>;tag=1;tag=2",
+            "<sip:a@b>;tag=",
+            "<sip:a@b>;tag",
+            "sip:a@b c",
+            "<sip:a@\"b>",
+            "<sip:a@b>;x=\"open",
+            "a:b <sip:a@b>;tag=x y",
+            "<sip:<a@b>>",
         ] {
             assert_eq!(parts(bad), None, "{bad}");
         }

@@ -110,3 +110,6 @@ fn max_forwards(view: View<'_>) -> Result<Option<u8>, Reason> {
     }
     lex::number(value, 255).map(|n| Some(n as u8)).ok_or(Reason::BadMaxForwards)
 }
+
+#[cfg(test)]
+mod tests;

@@ -189,7 +189,9 @@ impl<'a> Cursor<'a> {
         } else {
             // Hosts too, so that an IPv6 address passes with brackets or without (RFC 5118 4.5); but nothing that
             // could end or hide a value for another reader.
-            self.take_while(|b| !is_lws(b) && b > b' ' && !matches!(b, b';' | b',' | b'"' | b'<' | b'>' | 0x7f))
+            self.take_while(|b| {
+                !is_lws(b) && b > b' ' && !matches!(b, b';' | b',' | b'"' | b'<' | b'>' | 0x7f)
+            })
         };
         Some(Param { name, value: Some(value) })
     }

@@ -17,6 +17,7 @@ pub mod stun;
 pub mod token;
 pub mod uri;
 pub mod via;
+mod view;
 
 pub use addr::NameAddr;
 pub use edit::Edits;

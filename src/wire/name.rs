@@ -384,9 +384,14 @@ mod tests {
             assert_eq!(known_at(text.as_bytes()), Some((id, name.len())), "{name}");
             assert_eq!(known_at(text.to_uppercase().as_bytes()), Some((id, name.len())), "{name}");
             assert_eq!(HeaderId::of(name.to_uppercase().as_bytes()), id, "{name}");
-            for wrong in [format!("x{name}: v......."), format!("{name}x: v......"), format!("{name}\u{1a} v......")] {
+            for wrong in
+                [format!("x{name}: v......."), format!("{name}x: v......"), format!("{name}\u{1a} v......")]
+            {
                 let found = known_at(wrong.as_bytes());
-                assert!(found.is_none() || NAMES.iter().any(|n| wrong[..found.unwrap().1] == *n.0), "{wrong}");
+                assert!(
+                    found.is_none() || NAMES.iter().any(|n| wrong[..found.unwrap().1] == *n.0),
+                    "{wrong}"
+                );
             }
         }
     }

@@ -32,8 +32,7 @@ impl<'a> Via<'a> {
             return None;
         }
         let sent_by = sent_by(&mut cursor)?;
-        let mut via =
-            Via { transport, sent_by, branch: &whole[..0], received: None, rport: None, whole };
+        let mut via = Via { transport, sent_by, branch: &whole[..0], received: None, rport: None, whole };
         cursor.params(|param| {
             // A parameter twice would let two readers answer to two places.
             if param.is(b"branch") {
@@ -132,11 +131,27 @@ mod tests {
     #[test]
     fn rfc_4475_3_1_2_1_what_is_refused() {
         for bad in [
-            "", "SIP/2.0/UDP", "SIP/2.0/UDP ", "SIP/2.0 UDP h", "SIP/3.0/UDP h", "HTTP/2.0/UDP h", "SIP/2.0/ h",
-            "SIP/2.0/UDP 192.0.2.15;;,;,,", "SIP/2.0/UDP h;", "SIP/2.0/UDP h:0", "SIP/2.0/UDP h:99999",
-            "SIP/2.0/UDP h:", "SIP/2.0/UDP [::1", "SIP/2.0/UDP 2001:db8::1", "SIP/2.0/UDP h;branch=a;branch=b",
-            "SIP/2.0/UDP h;received=1.1.1.1;received=2.2.2.2", "SIP/2.0/UDP h;rport;rport=1",
-            "SIP/2.0/UDP h;rport=x", "SIP/2.0/UDP h;received", "SIP/2.0/UDP h;branch=a b", "SIP/2.0/UDPh",
+            "",
+            "SIP/2.0/UDP",
+            "SIP/2.0/UDP ",
+            "SIP/2.0 UDP h",
+            "SIP/3.0/UDP h",
+            "HTTP/2.0/UDP h",
+            "SIP/2.0/ h",
+            "SIP/2.0/UDP 192.0.2.15;;,;,,",
+            "SIP/2.0/UDP h;",
+            "SIP/2.0/UDP h:0",
+            "SIP/2.0/UDP h:99999",
+            "SIP/2.0/UDP h:",
+            "SIP/2.0/UDP [::1",
+            "SIP/2.0/UDP 2001:db8::1",
+            "SIP/2.0/UDP h;branch=a;branch=b",
+            "SIP/2.0/UDP h;received=1.1.1.1;received=2.2.2.2",
+            "SIP/2.0/UDP h;rport;rport=1",
+            "SIP/2.0/UDP h;rport=x",
+            "SIP/2.0/UDP h;received",
+            "SIP/2.0/UDP h;branch=a b",
+            "SIP/2.0/UDPh",
             "SIP/2.0/UDP h;x=\"open",
         ] {
             assert!(Via::parse(bad.as_bytes()).is_none(), "{bad}");
