@@ -7,14 +7,11 @@ mod explain;
 mod reload;
 mod run;
 
-use std::{fmt, net::SocketAddr, path::{Path, PathBuf}, process::ExitCode};
+use std::{fmt, path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 
 use crate::config::{Diagnostic, Settings};
-
-/// Where the configuration stands where nobody says.
-const USUAL_CONFIG: &str = "/etc/tidings/tidings.toml";
 
 #[derive(Parser)]
 #[command(

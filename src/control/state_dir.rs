@@ -49,9 +49,11 @@ impl StateDir {
         let path = self.path.join("boot");
         let fault = |error| StartError::State { path: path.clone(), error };
         let last = match fs::read_to_string(&path) {
-            Ok(text) => Some(text.trim().parse::<u16>().map_err(|_| {
-                fault(io::Error::other("holds no boot number; remove it to begin anew"))
-            })?),
+            Ok(text) => Some(
+                text.trim()
+                    .parse::<u16>()
+                    .map_err(|_| fault(io::Error::other("holds no boot number; remove it to begin anew")))?,
+            ),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(fault(error)),
         };
@@ -73,8 +75,7 @@ impl StateDir {
         }
         let key: [u8; 16] = random()?;
         let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        replace(&path, format!("0 {hex}\n").as_bytes())
-            .map_err(|error| StartError::State { path, error })?;
+        replace(&path, format!("0 {hex}\n").as_bytes()).map_err(|error| StartError::State { path, error })?;
         Ok(vec![(0, key)])
     }
 }

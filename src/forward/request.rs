@@ -133,7 +133,8 @@ impl Proxy {
             }
             if !R::ON && !turn.shared.unreachable.is_empty() {
                 let listener = setup.listener(turn.arrival.listener);
-                turn.shared.unreachable.clear(&listener.flow(turn.arrival.local, turn.arrival.peer));
+                let flow = listener.flow(turn.arrival.local, turn.arrival.peer);
+                turn.shared.unreachable.clear(&flow.without_local());
             }
         }
         let essentials = inspect(view)?;

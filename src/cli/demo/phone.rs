@@ -358,6 +358,9 @@ impl Set {
             self.journal.fail(&self.who(), format_args!("<- NOTIFY that cannot be read"));
             return request.reply(400, "Bad Event Or Body", &tag);
         };
+        if peer != self.account.proxy {
+            self.journal.fail(&self.who(), format_args!("<- NOTIFY from {peer}, not by the proxy"));
+        }
         self.journal.count(Count::Notifies);
         let Notification { state, status, reason, notifier, .. } = &notification;
         let over = match (status.as_str(), reason) {
