@@ -57,7 +57,9 @@ impl Load {
         let backends = serving.collect();
         let calling = clients.iter().map(|address| {
             let (party, stop, sent) = (Party::bind(address.as_str()), stop.clone(), sent.clone());
-            std::thread::spawn(move || Client { party, router, users, sent, tally: Tally::default() }.run(&stop))
+            std::thread::spawn(move || {
+                Client { party, router, users, sent, tally: Tally::default() }.run(&stop)
+            })
         });
         let clients = calling.collect();
         Load { stop, sent, clients, backends }
