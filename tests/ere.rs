@@ -83,7 +83,7 @@ fn sensible() -> impl Strategy<Value = String> {
     let atom = prop_oneof![
         4 => "[abcABC12 _/-]".prop_map(String::from),
         1 => Just(".".to_owned()),
-        1 => "\\\\[.*{}()|^$d/@wWsS]".prop_map(String::from),
+        1 => "\\\\[.*{}()|^$d/@0wWsS]".prop_map(String::from),
         1 => Just("}".to_owned()),
         2 => set,
     ];

@@ -210,7 +210,7 @@ fn listener_ids_never_change() {
 }
 
 /// Route sets of living dialogs hold these.
-const LISTENER_IDS: [u16; 3] = [0, 0, 0];
+const LISTENER_IDS: [u16; 3] = [19_527, 58_021, 33_461];
 
 #[test]
 fn what_belongs_elsewhere_or_comes_later_says_so() {
@@ -251,10 +251,10 @@ fn tokens_and_trust_that_cannot_be() {
         )),
         [
             "2:1: give either keys or key_file, not both: only one key can sign",
-            "2:58: key id 1 stands here twice",
-            "2:115: id: \"16\" is not between 0 and 15",
-            "2:125: key: expected 32 hexadecimal digits (128 bits)",
-            "2:132: a token key is { id = 0, key = \"32 hexadecimal digits\" }",
+            "2:63: key id 1 stands here twice",
+            "2:124: id: \"16\" is not between 0 and 15",
+            "2:134: key: expected 32 hexadecimal digits (128 bits)",
+            "2:141: a token key is { id = 0, key = \"32 hexadecimal digits\" }",
             "5:27: this trusts every sender, and no header would be stripped from anybody",
             "5:40: \"x\" is not an address or prefix such as \"192.0.2.0/24\"",
             "6:10: the header \"Via\" cannot be stripped: requests of clients need it",
@@ -327,6 +327,11 @@ fn units() {
         ("example.com.:5070", Some(("example.com", Some(5070)))),
         ("[2001:DB8::1]:5060", Some(("2001:db8::1", Some(5060)))),
         ("192.0.2.1", Some(("192.0.2.1", None))),
+        ("[::1]", Some(("::1", None))),
+        ("::1", Some(("::1", None))),
+        ("[::1", None),
+        ("[example.com]", None),
+        ("example.com:+1", None),
         ("300.1.2.3", None),
         ("a b", None),
         ("example.com:0", None),

@@ -163,7 +163,7 @@ fn listeners_are_checked_against_the_settings() {
         shown,
         [
             "3:12: listener \"phones\" has side = \"clients\": nothing leaves by it toward a backend",
-            "7:24: unknown listener \"phone\", did you mean \"phones\"?",
+            "7:23: unknown listener \"phone\", did you mean \"phones\"?",
             "11:12: listener \"inside\" cannot reach backend \"c\": one is IPv4, the other IPv6",
         ]
     );
