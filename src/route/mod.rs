@@ -1,9 +1,15 @@
 //! The compiled table: immutable rules and pools, and the decision over them (SPEC 5). Compiled off the workers.
 
 pub mod balance;
+mod caches;
 pub mod compile;
 pub mod facts;
+mod index;
+mod literal;
+mod matcher;
+mod pattern;
 pub mod pool;
+mod reach;
 pub mod record;
 pub mod rules;
 

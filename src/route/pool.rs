@@ -1,11 +1,21 @@
 //! Pools and backends as the path sees them, the weighted rendezvous over them, and who is a backend by address.
+//!
+//! All look-ups are maps built when the table is compiled. A UDP source is a backend's by address and port of a backend
+//! that is listed with UDP; a stream's by its address alone, whatever the transport that the table lists, since a TCP
+//! source cannot be forged and its port means nothing.
 
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-use super::{facts::Facts, record::Recorder};
+use ahash::{HashMap, HashSet};
+
+use super::{
+    balance,
+    facts::Facts,
+    record::{Candidate, Recorder},
+};
 use crate::{
     config::{
         Names,
@@ -75,9 +85,21 @@ pub enum Pick {
 
 pub struct Pools {
     pub pools: Vec<Pool>,
+    book: Book,
+    departed: Departed,
 }
 
 impl Pools {
+    /// Builds the look-ups. `departed`: see [`Departed`]; those that are back are forgotten.
+    pub fn new(pools: Vec<Pool>, mut departed: Departed) -> Pools {
+        let book = Book::of(&pools);
+        departed.retain(|&(ip, port, transport, _)| {
+            let peer = SocketAddr::new(ip.to_canonical(), port.unwrap_or_default());
+            book.peer(transport, peer).is_none()
+        });
+        Pools { pools, book, departed }
+    }
+
     pub fn backend(&self, at: BackendRef) -> &Backend {
         &self.pools[at.pool as usize].backends[at.index as usize]
     }
@@ -86,46 +108,249 @@ impl Pools {
         &self.pools[index as usize]
     }
 
+    /// Does this backend take new requests?
+    pub fn is_active(&self, at: BackendRef) -> bool {
+        self.backend(at).admin == AdminState::Active
+    }
+
+    /// Every backend with its place, in the file's order.
+    pub fn backends(&self) -> impl Iterator<Item = (BackendRef, &Backend)> {
+        self.pools.iter().enumerate().flat_map(|(pool, p)| {
+            let at = move |index| BackendRef { pool: pool as u16, index: index as u16 };
+            p.backends.iter().enumerate().map(move |(index, b)| (at(index), b))
+        })
+    }
+
+    /// Backends that left a table, for the next one.
+    pub fn departed(&self) -> &Departed {
+        &self.departed
+    }
+
     /// Who sent from `peer` over `transport` (SPEC 1.1): over UDP address and port, unless the pool says `any_port`; over
     /// streams the address. `unix_s` ends the day of departed ones.
-    pub fn peer(&self, _transport: Transport, _peer: SocketAddr, _unix_s: u64) -> Option<Peer> {
-        todo!()
+    pub fn peer(&self, transport: Transport, peer: SocketAddr, unix_s: u64) -> Option<Peer> {
+        let peer = canonical(peer);
+        if let Some(at) = self.book.peer(transport, peer) {
+            return Some(Peer::Backend(at));
+        }
+        let left = |&(ip, port, by, until): &(IpAddr, Option<u16>, Transport, u64)| {
+            until > unix_s
+                && ip == peer.ip()
+                && (!transport.is_datagram()
+                    || by.is_datagram() && port.is_none_or(|port| port == peer.port()))
+        };
+        self.departed.iter().any(left).then_some(Peer::Departed)
     }
 
     /// Is this address a backend's of that pool?
-    pub fn is_member(&self, _pool: u16, _transport: Transport, _peer: SocketAddr) -> bool {
-        todo!()
+    pub fn is_member(&self, pool: u16, transport: Transport, peer: SocketAddr) -> bool {
+        let peer = canonical(peer);
+        if transport.is_datagram() {
+            self.book.members.contains(&(pool, peer))
+                || self.book.members.contains(&(pool, SocketAddr::new(peer.ip(), ANY)))
+        } else {
+            self.book.hosts_of.contains(&(pool, peer.ip()))
+        }
     }
 
     /// The backend listed with this address and transport.
-    pub fn by_address(&self, _addr: SocketAddr, _transport: Transport) -> Option<BackendRef> {
-        todo!()
+    pub fn by_address(&self, addr: SocketAddr, transport: Transport) -> Option<BackendRef> {
+        self.book.listed.get(&(transport, canonical(addr)))?.first().copied()
     }
 
     /// The backend that a URI's host (a name as written in the table, or an IP literal) and port mean; where the port is
     /// absent or no backend's, the first with that host. `pool_of`: only backends that share a pool with this one.
-    pub fn by_host(
-        &self,
-        _host: &[u8],
-        _port: Option<u16>,
-        _pool_of: Option<BackendRef>,
-    ) -> Option<BackendRef> {
-        todo!()
+    pub fn by_host(&self, host: &[u8], port: Option<u16>, pool_of: Option<BackendRef>) -> Option<BackendRef> {
+        let found = match ip_literal(host) {
+            Some(ip) => self.book.ips.get(&ip)?,
+            None => {
+                let mut lower = [0; LONGEST_NAME];
+                let lower = lower.get_mut(..host.len())?;
+                lower.copy_from_slice(host);
+                lower.make_ascii_lowercase();
+                self.book.names.get(&*lower)?
+            }
+        };
+        let pools: Option<&[BackendRef]> = match pool_of {
+            Some(at) => {
+                let backend = self.backend(at);
+                Some(self.book.listed.get(&(backend.transport, canonical(backend.addr)))?)
+            }
+            None => None,
+        };
+        let shares = |at: &&BackendRef| pools.is_none_or(|pools| pools.iter().any(|p| p.pool == at.pool));
+        let with_port = || found.ports.get(&port?)?.iter().find(shares);
+        with_port().or_else(|| found.all.iter().find(shares)).copied()
     }
 
-    /// Balances over a pool: `key_buf` is scratch for the key. `sender` is never the target.
+    /// Balances over a pool: `key_buf` is scratch for the key. `sender` is never the target: the hash is over all active
+    /// backends, and where it names the sender there is none other (SPEC 1.5).
     pub fn pick<R: Recorder>(
         &self,
-        _pool: u16,
-        _facts: &Facts<'_>,
-        _names: &Names,
-        _sender: Option<BackendRef>,
-        _key_buf: &mut Vec<u8>,
-        _recorder: &mut R,
+        pool: u16,
+        facts: &Facts<'_>,
+        names: &Names,
+        sender: Option<BackendRef>,
+        key_buf: &mut Vec<u8>,
+        recorder: &mut R,
     ) -> Pick {
-        todo!()
+        let of = self.pool(pool);
+        balance::key(&of.balance, facts, names, key_buf);
+        if R::ON {
+            recorder.key(balance::label(&of.balance), key_buf);
+        }
+        let key = balance::key_hash(key_buf);
+        if R::ON {
+            self.record(pool, key, recorder);
+        }
+        let Some(index) = of.rendezvous(key) else { return Pick::None };
+        let target = &of.backends[index];
+        let is_sender = |sender: &Backend| sender.addr == target.addr && sender.transport == target.transport;
+        if sender.is_some_and(|sender| is_sender(self.backend(sender))) {
+            return Pick::Sender;
+        }
+        Pick::Backend(BackendRef { pool, index: index as u16 })
+    }
+
+    fn record<R: Recorder>(&self, pool: u16, key: u64, recorder: &mut R) {
+        for (index, backend) in self.pool(pool).backends.iter().enumerate() {
+            let excluded = match backend.admin {
+                AdminState::Active => None,
+                AdminState::Drain => Some("drain"),
+                AdminState::Off => Some("off"),
+            };
+            recorder.candidate(Candidate {
+                backend: BackendRef { pool, index: index as u16 },
+                name: &backend.name,
+                excluded,
+                score: backend.score(key),
+            });
+        }
     }
 }
 
-/// Addresses of backends that left the table, with the second until which they are still believed (a day).
+impl Pool {
+    /// Weighted rendezvous over the active backends: the position of the one that `key` names.
+    pub fn rendezvous(&self, key: u64) -> Option<usize> {
+        let mut best: Option<(usize, u64, u64, u32)> = None;
+        for (index, backend) in self.backends.iter().enumerate() {
+            if backend.admin != AdminState::Active {
+                continue;
+            }
+            let draw = balance::draw(key, backend.hash);
+            let loss = balance::loss(draw);
+            // loss / weight below the best's, without a division; the greater draw where they are equal.
+            let wins = best.is_none_or(|(_, best_draw, best_loss, best_weight)| {
+                let ours = u128::from(loss) * u128::from(best_weight);
+                let best = u128::from(best_loss) * u128::from(backend.weight);
+                ours < best || ours == best && draw > best_draw
+            });
+            if wins {
+                best = Some((index, draw, loss, backend.weight));
+            }
+        }
+        best.map(|(index, ..)| index)
+    }
+}
+
+impl Backend {
+    /// The score of this backend for a key, for people: `rendezvous` compares without a division.
+    fn score(&self, key: u64) -> f64 {
+        let loss = balance::loss(balance::draw(key, self.hash));
+        f64::from(self.weight) / (loss.max(1) as f64 / (1u64 << 32) as f64)
+    }
+}
+
+/// Addresses of backends that left the table, with the second until which they are still believed (a day). Without a
+/// port they are believed on any.
 pub type Departed = Vec<(IpAddr, Option<u16>, Transport, u64)>;
+
+/// Stands for every port in `Book::members`: no packet comes from port 0.
+const ANY: u16 = 0;
+
+/// A DNS name has no more bytes.
+const LONGEST_NAME: usize = 255;
+
+/// Look-ups over all pools, so that nothing scans them for a message. Addresses are canonical: an IPv4-mapped IPv6
+/// address is the IPv4 address.
+#[derive(Default)]
+struct Book {
+    /// Every place of a backend, by transport and address.
+    listed: HashMap<(Transport, SocketAddr), Vec<BackendRef>>,
+    /// First backend over UDP, port `ANY` where its pool takes any.
+    datagram: HashMap<SocketAddr, BackendRef>,
+    /// First backend with an address, first of this transport, then of any.
+    stream: HashMap<(Transport, IpAddr), BackendRef>,
+    host: HashMap<IpAddr, BackendRef>,
+    /// As `datagram`, by pool.
+    members: HashSet<(u16, SocketAddr)>,
+    hosts_of: HashSet<(u16, IpAddr)>,
+    names: HashMap<Box<[u8]>, Found>,
+    ips: HashMap<IpAddr, Found>,
+}
+
+/// Backends of one host, in the file's order.
+#[derive(Default)]
+struct Found {
+    all: Vec<BackendRef>,
+    ports: HashMap<u16, Vec<BackendRef>>,
+}
+
+impl Book {
+    fn of(pools: &[Pool]) -> Book {
+        let mut book = Book::default();
+        for (pool, p) in pools.iter().enumerate() {
+            for (index, backend) in p.backends.iter().enumerate() {
+                let at = BackendRef { pool: pool as u16, index: index as u16 };
+                book.enter(at, backend, p.any_port);
+            }
+        }
+        book
+    }
+
+    fn enter(&mut self, at: BackendRef, backend: &Backend, any_port: bool) {
+        let addr = canonical(backend.addr);
+        let ip = addr.ip();
+        self.listed.entry((backend.transport, addr)).or_default().push(at);
+        if backend.transport.is_datagram() {
+            self.datagram.entry(addr).or_insert(at);
+            self.members.insert((at.pool, addr));
+            if any_port {
+                self.datagram.entry(SocketAddr::new(ip, ANY)).or_insert(at);
+                self.members.insert((at.pool, SocketAddr::new(ip, ANY)));
+            }
+        }
+        self.stream.entry((backend.transport, ip)).or_insert(at);
+        self.host.entry(ip).or_insert(at);
+        self.hosts_of.insert((at.pool, ip));
+        let found = |found: &mut Found| {
+            found.all.push(at);
+            found.ports.entry(addr.port()).or_default().push(at);
+        };
+        found(self.ips.entry(ip).or_default());
+        if ip_literal(&backend.host).is_none() {
+            found(self.names.entry(backend.host.to_ascii_lowercase().into()).or_default());
+        }
+    }
+
+    fn peer(&self, transport: Transport, peer: SocketAddr) -> Option<BackendRef> {
+        let found = if transport.is_datagram() {
+            self.datagram.get(&peer).or_else(|| self.datagram.get(&SocketAddr::new(peer.ip(), ANY)))
+        } else {
+            self.stream.get(&(transport, peer.ip())).or_else(|| self.host.get(&peer.ip()))
+        };
+        found.copied()
+    }
+}
+
+fn canonical(addr: SocketAddr) -> SocketAddr {
+    SocketAddr::new(addr.ip().to_canonical(), addr.port())
+}
+
+/// An IPv4 or IPv6 address, with or without brackets.
+fn ip_literal(host: &[u8]) -> Option<IpAddr> {
+    let host = host.strip_prefix(b"[").and_then(|h| h.strip_suffix(b"]")).unwrap_or(host);
+    let looks_so = host.contains(&b':') || host.last().is_some_and(u8::is_ascii_digit);
+    let ip: IpAddr = std::str::from_utf8(host).ok().filter(|_| looks_so)?.parse().ok()?;
+    Some(ip.to_canonical())
+}

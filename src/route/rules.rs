@@ -1,11 +1,16 @@
-//! Compiled rules and their matcher: exact maps first, then one multi-pattern search per inspected field (SPEC 5.5).
+//! Compiled rules and the decision over them (SPEC 5.5). `decide` is the one entry of the path, of `explain` and of shadow
+//! tables: with a recorder that is on, every rule is tried in turn and its first failing key is told; without, the index
+//! finds the same answer. How a rule matches stands in `matcher`, how it is found in `index`.
 
 use std::sync::Arc;
 
 use super::{
     facts::{Facts, Scratch},
+    index::Index,
+    matcher::{Failing, Matcher},
+    pattern::Compiled,
     pool::Pools,
-    record::Recorder,
+    record::{MatchKey, Recorder},
 };
 use crate::config::table::Template;
 
@@ -64,22 +69,65 @@ pub struct Rules {
     pub strip: Box<[Box<[u8]>]>,
     /// `Allow-Events` of this table: `presence, dialog, …`.
     pub allow_events: Box<str>,
+    pub(super) matcher: Matcher,
+    pub(super) index: Index,
+    /// Every regex by its text, for the next version of the table.
+    pub(super) compiled: ahash::HashMap<Box<str>, Arc<Compiled>>,
+    /// Series of the event packages that the table names.
+    pub(super) packages: ahash::HashMap<Box<[u8]>, u32>,
 }
 
 impl Rules {
     /// The first rule that matches. With `R::ON` every rule is tried in turn and recorded; the answer is the same.
     pub fn decide<R: Recorder>(
         &self,
-        _facts: &Facts<'_>,
-        _pools: &Pools,
-        _scratch: &mut Scratch,
-        _recorder: &mut R,
+        facts: &Facts<'_>,
+        pools: &Pools,
+        scratch: &mut Scratch,
+        recorder: &mut R,
     ) -> Option<&Rule> {
-        todo!()
+        let mut question = self.matcher.ask(facts, pools, scratch);
+        if !R::ON {
+            return self.index.first(&self.matcher, &mut question).map(|rule| &self.rules[rule]);
+        }
+        for (position, rule) in self.rules.iter().enumerate() {
+            let failed = self.matcher.failing(position, &mut question);
+            recorder.rule(rule, failed.map(|failing| self.key(position, failing)));
+            if failed.is_none() {
+                return Some(rule);
+            }
+        }
+        None
+    }
+
+    /// The first key of the rule at `position` that does not hold; `None` where the rule matches.
+    pub fn fails(
+        &self,
+        position: usize,
+        facts: &Facts<'_>,
+        pools: &Pools,
+        scratch: &mut Scratch,
+    ) -> Option<MatchKey<'_>> {
+        let mut question = self.matcher.ask(facts, pools, scratch);
+        self.matcher.failing(position, &mut question).map(|failing| self.key(position, failing))
     }
 
     /// Metric series of an event package: known ones have their own, the rest share `stats::OTHER`.
-    pub fn package_series(&self, _package: &[u8]) -> u32 {
-        todo!()
+    pub fn package_series(&self, package: &[u8]) -> u32 {
+        self.packages.get(package).copied().unwrap_or(crate::stats::OTHER)
+    }
+
+    fn key(&self, position: usize, failing: Failing) -> MatchKey<'_> {
+        match failing {
+            Failing::Method => MatchKey::Method,
+            Failing::Event => MatchKey::Event,
+            Failing::Source => MatchKey::Source,
+            Failing::Transport => MatchKey::Transport,
+            Failing::Listener => MatchKey::Listener,
+            Failing::Pattern(n) => {
+                let (key, written) = &self.matcher.conditions[position].written[n];
+                MatchKey::Pattern { key, written }
+            }
+        }
     }
 }

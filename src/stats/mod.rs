@@ -1,41 +1,78 @@
 //! Names declared once, counters per core, export summed at scrape (SPEC 11.1).
 //!
-//! Each core owns one `CoreStats` and is its only writer: an increment is a relaxed load and store. A scrape sums the
-//! cores. Series of rules, pools, backends and packages come from the bounded `SeriesRegistry`.
+//! Each core owns one `CoreStats` and is its only writer: an increment is a relaxed load and store. A scrape
+//! (`Exporter::render`) sums the cores. Series of rules, pools, backends and packages come from the bounded
+//! `SeriesRegistry`; what belongs to the process as a whole is in `Process`, set by control.
 
-use crate::wire::{Method, Reason, Transport};
+mod core;
+mod export;
+pub mod names;
+mod process;
+mod series;
 
-/// The series that stands for everything beyond the bound.
-pub const OTHER: u32 = 0;
+pub use self::{
+    core::{BUCKETS, CoreStats, DEFAULT_BOUND, Direction},
+    export::Exporter,
+    process::{Process, ProcessCounter, ProcessGauge},
+    series::{LINGER, OTHER, SeriesKind, SeriesRegistry},
+};
+use crate::wire::Method;
 
-/// Scalar counters, one per core each. The metric's name and help stand beside each in `names`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Counter {
-    /// Header fields stripped from what is not from a backend (SPEC 1.2).
-    Stripped,
-    /// Bad MAC under a known key, by token type: via, rr, path, etag.
-    ForgedVia,
-    ForgedRoute,
-    ForgedPath,
-    /// Tokens with an unknown key id.
-    UnknownKey,
-    PinHits,
-    PinsDropped,
-    FlowsNoted,
-    FlowsConfirmed,
-    FlowConflicts,
-    FlowsDropped,
-    FlowsMoved,
-    MovedDropped,
-    UnreachableDropped,
-    Undeliverable,
-    RuleLimited,
-    KernelDrops,
-    SendErrors,
-    SendBlocked,
-    TurnPanics,
-    Swaps,
+/// An enum whose variants each belong to a metric of `names`, some with a label's value.
+macro_rules! numbers {
+    ($(#[$doc:meta])* $id:ident { $($(#[$of:meta])* $variant:ident => $metric:ident $($label:literal)?;)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(u8)]
+        pub enum $id { $($(#[$of])* $variant,)* }
+
+        impl $id {
+            pub const ALL: &'static [$id] = &[$($id::$variant,)*];
+
+            /// Its metric.
+            pub const fn metric(self) -> &'static $crate::stats::names::Metric {
+                match self { $($id::$variant => &$crate::stats::names::$metric,)* }
+            }
+
+            /// The value of its metric's one label, where it has one.
+            pub const fn label(self) -> Option<&'static str> {
+                #[allow(unused_variables)]
+                match self { $($id::$variant => { let label: Option<&'static str> = None; $(let label = Some($label);)? label })* }
+            }
+        }
+    };
+}
+use numbers;
+
+numbers! {
+    /// Scalar counters, one per core each.
+    Counter {
+        /// Header fields stripped from what is not from a backend (SPEC 1.2).
+        Stripped => STRIPPED;
+        /// Bad MAC under a known key, by token type.
+        ForgedVia => TOKENS_FORGED "via";
+        ForgedRoute => TOKENS_FORGED "rr";
+        ForgedPath => TOKENS_FORGED "path";
+        /// Tokens with an unknown key id.
+        UnknownKey => TOKEN_UNKNOWN_KEY;
+        PinHits => PIN_HITS;
+        PinsDropped => PINS_DROPPED;
+        FlowsNoted => FLOWS_NOTED;
+        FlowsConfirmed => FLOWS_CONFIRMED;
+        FlowConflicts => FLOW_CONFLICTS;
+        FlowsDropped => FLOWS_DROPPED;
+        FlowsMoved => FLOWS_MOVED;
+        MovedDropped => MOVED_FLOWS_DROPPED;
+        UnreachableDropped => UNREACHABLE_FLOWS_DROPPED;
+        Undeliverable => UNDELIVERABLE;
+        RuleLimited => RULE_LIMITED;
+        KernelDrops => KERNEL_DROPS;
+        SendErrors => SEND_ERRORS;
+        SendBlocked => SEND_BLOCKED;
+        TurnPanics => TURN_PANICS;
+        /// Tables that this worker has taken up.
+        Swaps => WORKER_TABLE_SWAPS;
+    }
 }
 
 /// Gauges that a core sets.
@@ -44,12 +81,15 @@ pub enum Counter {
 pub enum Gauge {
     Pins,
     PinsMax,
+    /// Version of the table by which this worker decides.
     TableVersion,
+    /// SO_RCVBUF as the kernel granted it.
     ReceiveBuffer,
 }
 
-/// One core's counters.
-pub struct CoreStats {}
+impl Gauge {
+    pub const ALL: [Gauge; 4] = [Gauge::Pins, Gauge::PinsMax, Gauge::TableVersion, Gauge::ReceiveBuffer];
+}
 
 /// Request or response, for `tidings_messages_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,46 +99,17 @@ pub enum Kind {
     Response(Method),
 }
 
-impl CoreStats {
-    pub fn received(&self, _kind: Kind, _transport: Transport) {}
-    pub fn sent(&self, _kind: Kind, _transport: Transport) {}
-    /// A message that was refused or dropped.
-    pub fn refused(&self, _reason: Reason) {}
-    pub fn add(&self, _counter: Counter, _n: u64) {}
-    pub fn set(&self, _gauge: Gauge, _value: u64) {}
-    /// A request decided by this rule.
-    pub fn rule(&self, _series: u32) {}
-    pub fn package(&self, _series: u32, _method: Method) {}
-    /// A request that left for this backend, by this pool.
-    pub fn backend_request(&self, _pool: u32, _backend: u32) {}
-    /// A response of class 1 to 6 from this backend.
-    pub fn backend_response(&self, _backend: u32, _class: u8) {}
-    /// A response of ours of this status code.
-    pub fn answered(&self, _code: u16) {}
-    /// A token verified under this key id (0-15).
-    pub fn key_used(&self, _key_id: u8) {}
-    /// From the end of recvmmsg to the start of sendmmsg, for a batch of `n` messages.
-    pub fn latency(&self, _nanos: u64, _n: u64) {}
-    /// From the kernel's receive timestamp to our read.
-    pub fn loop_lag(&self, _nanos: u64) {}
-}
+impl Kind {
+    pub const fn label(self) -> &'static str {
+        match self {
+            Kind::Request(_) => "request",
+            Kind::Response(_) => "response",
+        }
+    }
 
-/// Bounded names of series: rule, pool, backend, package. A name keeps its number while it is in a table; ten minutes
-/// after it left its series ends.
-pub struct SeriesRegistry {}
-
-/// What a series is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum SeriesKind {
-    Rule,
-    Pool,
-    Backend,
-    Package,
-}
-
-impl SeriesRegistry {
-    /// The number of `name`, given at first sight; `OTHER` when full.
-    pub fn series(&self, _kind: SeriesKind, _name: &str, _tag: Option<&str>) -> u32 {
-        todo!()
+    pub const fn method(self) -> Method {
+        match self {
+            Kind::Request(method) | Kind::Response(method) => method,
+        }
     }
 }

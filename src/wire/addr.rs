@@ -1,4 +1,10 @@
 //! name-addr and addr-spec: From, To, Contact, Route, Record-Route, Path (RFC 3261 20.10, 20.34).
+//!
+//! One value of a list (`View::items` splits them). The URI is found and bounded here, its parts are `Uri`'s matter, so
+//! that From and To may have schemes of which we know nothing (RFC 4475 3.3.4).
+
+use super::lex::{self, Cursor};
+use super::uri::split_scheme;
 
 /// `"Display" <uri>;params` or `uri;params`. All parts borrow the header's value.
 #[derive(Clone, Copy, Debug)]
@@ -8,4 +14,144 @@ pub struct NameAddr<'a> {
     pub uri: &'a [u8],
     /// Header parameters, without the leading `;`.
     pub params: &'a [u8],
+}
+
+impl<'a> NameAddr<'a> {
+    /// `None` for `*`, too.
+    pub fn parse(value: &'a [u8]) -> Option<NameAddr<'a>> {
+        let value = lex::trim(value);
+        let mut cursor = Cursor::new(value);
+        let display = if cursor.peek() == Some(b'"') {
+            let display = cursor.quoted()?;
+            cursor.skip_lws();
+            display
+        } else {
+            let before = cursor;
+            // Tokens and blanks, by the grammar; other characters are borne with where they can mislead nobody.
+            let display = cursor.take_while(|b| {
+                !matches!(b, b'"' | b',' | b';' | b':' | b'<' | b'>' | 0x7f) && (b >= b' ' || lex::is_lws(b))
+            });
+            if cursor.peek() != Some(b'<') {
+                cursor = before;
+                return NameAddr::addr_spec(value, cursor);
+            }
+            lex::trim(display)
+        };
+        cursor.eat(b'<')?;
+        let uri = cursor.take_while(|b| !matches!(b, b'<' | b'>'));
+        cursor.eat(b'>')?;
+        NameAddr::with_params(display, uri, cursor)
+    }
+
+    /// Without `<` and `>`: parameters belong to the header, and the URI may hold no `,` and no `?` (RFC 3261 20.10).
+    fn addr_spec(value: &'a [u8], mut cursor: Cursor<'a>) -> Option<NameAddr<'a>> {
+        let uri = cursor.take_while(|b| !lex::is_lws(b) && b != b';');
+        if uri.iter().any(|b| matches!(b, b',' | b'?')) {
+            return None;
+        }
+        NameAddr::with_params(&value[..0], uri, cursor)
+    }
+
+    fn with_params(display: &'a [u8], uri: &'a [u8], mut cursor: Cursor<'a>) -> Option<NameAddr<'a>> {
+        let (_, behind) = split_scheme(uri)?;
+        if behind.is_empty() || uri.iter().any(|b| matches!(b, 0..=b' ' | b'"' | 0x7f)) {
+            return None;
+        }
+        cursor.skip_lws();
+        let mut list = cursor;
+        list.eat(b';'); // anything else than parameters is seen below
+        let params = list.rest();
+        let mut tags = 0;
+        cursor.params(|param| {
+            if param.is(b"tag") {
+                tags += 1;
+                lex::is_token(param.value?).then_some(())?;
+            }
+            Some(())
+        })?;
+        (tags < 2).then_some(NameAddr { display, uri, params: lex::trim(params) })
+    }
+
+    /// The header parameter `name`, in any case; `Some(None)` where it has no value. A quoted value keeps its quotes.
+    pub fn param(&self, name: &[u8]) -> Option<Option<&'a [u8]>> {
+        lex::find_param(self.params, name)
+    }
+
+    pub fn tag(&self) -> Option<&'a [u8]> {
+        self.param(b"tag").flatten()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(value: &str) -> Option<(&str, &str, &str)> {
+        let text = |part| std::str::from_utf8(part).expect("UTF-8");
+        NameAddr::parse(value.as_bytes()).map(|a| (text(a.display), text(a.uri), text(a.params)))
+    }
+
+    #[test]
+    fn rfc_3261_20_10_name_addr_and_addr_spec() {
+        for (value, expected) in [
+            ("<sip:a@b>", ("", "sip:a@b", "")),
+            ("Bob <sip:b@h;x=y?z=1>;tag=7;q", ("Bob", "sip:b@h;x=y?z=1", "tag=7;q")),
+            ("sip:a@b;tag=1", ("", "sip:a@b", "tag=1")),
+            ("sip:a@b\r\n ; tag = 1", ("", "sip:a@b", "tag = 1")),
+            ("caller<sip:a@b>", ("caller", "sip:a@b", "")),
+            ("\"Q \\\" , ; <x>\" <sip:a@b>", ("\"Q \\\" , ; <x>\"", "sip:a@b", "")),
+            ("\"\"\r\n <sip:a@b> ;tag=\tx", ("\"\"", "sip:a@b", "tag=\tx")),
+            ("two  words <sip:a@b>", ("two  words", "sip:a@b", "")),
+            ("Jürgen (home) <sip:a@b>", ("Jürgen (home)", "sip:a@b", "")),
+            ("<http://www.example.com>;tag=2", ("", "http://www.example.com", "tag=2")),
+            ("isbn:2983792873", ("", "isbn:2983792873", "")),
+            ("<sip:a,b@h>", ("", "sip:a,b@h", "")),
+        ] {
+            assert_eq!(parts(value), Some(expected), "{value}");
+        }
+    }
+
+    #[test]
+    fn rfc_4475_3_1_2_what_is_refused() {
+        for bad in [
+            "",
+            "*",
+            "<>",
+            "<sip:>",
+            "sip:",
+            "\"Mr. X <sip:a@b>",
+            "\"open\\\" <sip:a@b>",
+            "\"a\" < sip:a@b >",
+            "Bell, A <sip:a@b>",
+            "sip:a@b?Route=%3Csip:c%3E",
+            "sip:a@b,sip:c@d",
+            "<sip:a@b>, <sip:c@d>",
+            "<sip:a@b",
+            "<sip:a@b>x",
+            "<sip:a@b>;",
+            "<sip:a@b>;;",
+            "<sip:a@b>;tag=1;tag=2",
+            "<sip:a@b>;tag=",
+            "<sip:a@b>;tag",
+            "sip:a@b c",
+            "<sip:a@\"b>",
+            "<sip:a@b>;x=\"open",
+            "a:b <sip:a@b>;tag=x y",
+            "<sip:<a@b>>",
+        ] {
+            assert_eq!(parts(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn parameters_by_name() {
+        let value = b"<sip:a@b> ; X=\"q;tag=no\" ;expires = 60; Tag=t-1;lr";
+        let a = NameAddr::parse(value).expect("parses");
+        assert_eq!(a.tag(), Some(&b"t-1"[..]));
+        assert_eq!(a.param(b"x"), Some(Some(&b"\"q;tag=no\""[..])));
+        assert_eq!(a.param(b"EXPIRES"), Some(Some(&b"60"[..])));
+        assert_eq!(a.param(b"lr"), Some(None));
+        assert_eq!(a.param(b"none"), None);
+        assert_eq!(NameAddr::parse(b"<sip:a@b;tag=inside>").expect("parses").tag(), None);
+    }
 }

@@ -1,6 +1,15 @@
 //! What every proxy must know of a message, parsed once and checked (SPEC 2.5): the second step after `scan`.
+//!
+//! The forms of RFC 2543 pass: no branch, no From tag, no Max-Forwards. What only some requests need (Event, Routes,
+//! Contact) is parsed where it is needed.
 
-use super::{reason::Reason, scan::View, via::Via};
+use super::addr::NameAddr;
+use super::lex::{self, Cursor};
+use super::name::{HeaderId, Method};
+use super::reason::Reason;
+use super::scan::{Start, View};
+use super::uri::{Uri, split_scheme};
+use super::via::Via;
 
 /// The mandatory header fields of a request or response.
 #[derive(Clone, Copy, Debug)]
@@ -14,10 +23,93 @@ pub struct Essentials<'a> {
     pub to_uri: &'a [u8],
     pub call_id: &'a [u8],
     pub cseq: u32,
+    /// The request's method; of a response that of its CSeq.
+    pub method: Method,
     pub max_forwards: Option<u8>,
 }
 
 /// Checks the mandatory fields. For a response every fault is `Reason::BrokenResponse`.
-pub fn inspect<'a>(_view: &View<'a>) -> Result<Essentials<'a>, Reason> {
-    todo!()
+pub fn inspect<'a>(view: &View<'a>) -> Result<Essentials<'a>, Reason> {
+    let (request, response) = match view.start() {
+        Start::Request { token, .. } => (Some(view.of(token)), false),
+        Start::Response { .. } => (None, true),
+    };
+    essentials(*view, request).map_err(|reason| if response { Reason::BrokenResponse } else { reason })
 }
+
+/// The Request-URI: sip and sips parsed, tel and urn passed, other schemes 416. Header fields in it are refused (RFC
+/// 4475 3.1.2.11).
+pub fn request_uri<'a>(view: &View<'a>) -> Result<Uri<'a>, Reason> {
+    let text = view.ruri();
+    let (scheme, _) = split_scheme(text).ok_or(Reason::BadRequestUri)?;
+    let known = [&b"sip"[..], b"sips", b"tel", b"urn"].iter().any(|s| scheme.eq_ignore_ascii_case(s));
+    if !known {
+        return Err(Reason::UriScheme);
+    }
+    Uri::parse(text).filter(|uri| uri.headers.is_empty()).ok_or(Reason::BadRequestUri)
+}
+
+/// `request`: the method's token in a request, `None` in a response.
+fn essentials<'a>(view: View<'a>, request: Option<&[u8]>) -> Result<Essentials<'a>, Reason> {
+    let via = view.items(HeaderId::Via).next().ok_or(Reason::MissingVia)?;
+    let via = Via::parse(via.value).ok_or(Reason::BadVia)?;
+    let from = only(view, HeaderId::From, Reason::MissingFrom, Reason::TwoFrom)?;
+    let from = NameAddr::parse(from).ok_or(Reason::BadFrom)?;
+    let to = only(view, HeaderId::To, Reason::MissingTo, Reason::TwoTo)?;
+    let to = NameAddr::parse(to).ok_or(Reason::BadTo)?;
+    let call_id = only(view, HeaderId::CallId, Reason::MissingCallId, Reason::TwoCallId)?;
+    if call_id.is_empty() || call_id.iter().any(|b| matches!(b, 0..=b' ' | 0x7f)) {
+        return Err(Reason::BadCallId);
+    }
+    let cseq = only(view, HeaderId::CSeq, Reason::MissingCSeq, Reason::TwoCSeq)?;
+    let (cseq, method) = cseq_parts(cseq).ok_or(Reason::BadCSeq)?;
+    if request.is_some_and(|token| token != method) {
+        return Err(Reason::CSeqMethod);
+    }
+    let max_forwards = match request {
+        Some(_) => max_forwards(view)?,
+        None => None,
+    };
+    Ok(Essentials {
+        via,
+        from_tag: from.tag().unwrap_or(&from.uri[..0]),
+        to_tag: to.tag(),
+        from_uri: from.uri,
+        to_uri: to.uri,
+        call_id,
+        cseq,
+        method: Method::of(method),
+        max_forwards,
+    })
+}
+
+/// The value of a field that must be there, once.
+fn only<'a>(view: View<'a>, id: HeaderId, missing: Reason, twice: Reason) -> Result<&'a [u8], Reason> {
+    if view.is_repeated(id) {
+        return Err(twice);
+    }
+    view.value(id).ok_or(missing)
+}
+
+/// `1*DIGIT LWS Method`, the number below 2^31 (RFC 3261 8.1.1.5).
+fn cseq_parts(value: &[u8]) -> Option<(u32, &[u8])> {
+    let mut cursor = Cursor::new(value);
+    let number = lex::number(cursor.take_while(|b| b.is_ascii_digit()), (1 << 31) - 1)?;
+    if !cursor.skip_lws() {
+        return None;
+    }
+    let method = cursor.token()?;
+    cursor.at_end().then_some((number as u32, method))
+}
+
+/// 0 to 255 (RFC 3261 20.22); beyond it is malformed (RFC 4475 3.1.2.4).
+fn max_forwards(view: View<'_>) -> Result<Option<u8>, Reason> {
+    let Some(value) = view.value(HeaderId::MaxForwards) else { return Ok(None) };
+    if view.is_repeated(HeaderId::MaxForwards) {
+        return Err(Reason::TwoMaxForwards);
+    }
+    lex::number(value, 255).map(|n| Some(n as u8)).ok_or(Reason::BadMaxForwards)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,10 +1,18 @@
 //! One pass over the received bytes: the start line and an index of the header fields (SPEC 2.1, 2.3, 2.4).
 //!
+//! One search for LF gives the lines; known names are found by one load and one look-up each; the whole head is then
+//! searched once for NUL and its CRs are counted, since no lone one may pass. A fault is noted and the scan goes on, so
+//! that a 400 can be written from the header lines that are sound.
+//!
 //! Ranges only: no copy, no allocation once the `Index` has grown to its limit. What the fields mean is for
 //! `inspect`, `via`, `uri`; the worker owns one `Index` and drives it for each message.
 
-use super::name::{HeaderId, Method};
+use memchr::{memchr, memchr_iter, memchr2};
+
+use super::lex;
+use super::name::{HeaderId, Method, known_at};
 use super::reason::Reason;
+pub use super::view::{Item, View};
 
 /// Half-open range of byte offsets into the message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,27 +57,378 @@ pub struct Index {
     pub(super) fields: Vec<Field>,
     /// First field of each known name, or `u16::MAX`.
     pub(super) first: [u16; HeaderId::COUNT],
+    /// A bit for each id that occurs more than once.
+    pub(super) twice: u64,
     pub(super) start: Start,
     /// Offset behind the empty line, and end of the body by Content-Length (what is beyond is not the message's).
     pub(super) body: Span,
 }
 
-/// A scanned message: the bytes and their index.
-#[derive(Clone, Copy)]
-pub struct View<'a> {
-    pub bytes: &'a [u8],
-    pub(super) index: &'a Index,
+/// A message that is not forwarded. Where `view` is there it is a request to which an answer may be written from the
+/// header fields that the view has: those of them whose lines are sound.
+pub struct Refused<'a> {
+    pub reason: Reason,
+    pub view: Option<View<'a>>,
 }
 
-/// One comma-separated value of a header that allows lists.
-/// `line_has_more` says that other values share its line, so that cutting needs care for the comma.
-#[derive(Clone, Copy, Debug)]
-pub struct Item<'a> {
-    /// Position among the message's fields.
-    pub field: usize,
-    /// The value without blanks at its ends.
-    pub value: &'a [u8],
-    /// First, last value in its header line.
-    pub first: bool,
-    pub last: bool,
+impl Default for Index {
+    fn default() -> Index {
+        Index::new()
+    }
 }
+
+impl Index {
+    /// Grows to the most header lines ever seen, and then allocates no more.
+    pub fn new() -> Index {
+        Index {
+            fields: Vec::with_capacity(64),
+            first: [u16::MAX; HeaderId::COUNT],
+            twice: 0,
+            start: Start::Request { method: Method::Other, token: Span::default(), uri: Span::default() },
+            body: Span::default(),
+        }
+    }
+
+    /// Scans one datagram.
+    pub fn scan<'a>(&'a mut self, bytes: &'a [u8], limits: &Limits) -> Result<View<'a>, Refused<'a>> {
+        let mut bytes = bytes;
+        while let [b'\r', b'\n', rest @ ..] = bytes {
+            bytes = rest; // RFC 3261 7.5
+        }
+        match self.read(bytes, limits) {
+            Ok(None) => Ok(View { bytes: &bytes[..self.body.end as usize], index: self }),
+            Ok(Some(reason)) if matches!(self.start, Start::Request { .. }) => {
+                self.keep_sound_lines(bytes);
+                Err(Refused { reason, view: Some(View { bytes, index: self }) })
+            }
+            Ok(Some(reason)) => Err(Refused { reason: of_response(reason), view: None }),
+            Err(_) if is_blank(bytes) => Err(Refused { reason: Reason::Keepalive, view: None }),
+            Err(reason) => Err(Refused { reason, view: None }),
+        }
+    }
+
+    /// `Ok` with the first fault where the start line was recognised, `Err` where it was not.
+    fn read(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<Reason>, Reason> {
+        self.fields.clear();
+        self.first = [u16::MAX; HeaderId::COUNT];
+        self.twice = 0;
+        let Some(lf) = memchr(b'\n', bytes) else { return Err(no_line(bytes)) };
+        let [line @ .., b'\r'] = &bytes[..lf] else { return Err(no_line(bytes)) };
+        let (start, mut fault) = start_line(line)?;
+        self.start = start;
+        if bytes.len() > limits.message {
+            fault = Some(Reason::TooLarge);
+        } else if line.len() > limits.start_line {
+            fault = Some(Reason::StartLineTooLong);
+        }
+        let end = self.header_lines(bytes, lf + 1, limits.header_lines, &mut fault);
+        self.body = Span::new(end, bytes.len());
+        if fault.is_none() {
+            fault = self.line_ends(&bytes[..end]);
+        }
+        if fault.is_none() {
+            fault = self.cut_body(bytes);
+        }
+        Ok(fault)
+    }
+
+    /// Indexes the header lines from `at` on and gives the offset behind the empty line.
+    fn header_lines(&mut self, bytes: &[u8], from: usize, limit: usize, fault: &mut Option<Reason>) -> usize {
+        let mut at = from;
+        let mut lines = 0;
+        // Whether a fold would continue the last field.
+        let mut open = false;
+        for lf in memchr_iter(b'\n', &bytes[from..]) {
+            let lf = from + lf;
+            if bytes[lf - 1] != b'\r' {
+                fault.get_or_insert(Reason::BadLineEnd);
+                continue;
+            }
+            if lf == at + 1 {
+                return lf + 1;
+            }
+            lines += 1;
+            if lines > limit {
+                fault.get_or_insert(Reason::TooManyHeaders);
+                return bytes.len();
+            }
+            if matches!(bytes[at], b' ' | b'\t') {
+                if open {
+                    self.unfold(bytes, at, lf);
+                } else if at == from {
+                    fault.get_or_insert(Reason::BadStartLine);
+                }
+            } else {
+                let field = field_at(bytes, at, lf);
+                open = field.is_some();
+                match field {
+                    Some(field) => self.push(field),
+                    None => _ = fault.get_or_insert(Reason::BadHeaderLine),
+                }
+            }
+            at = lf + 1;
+        }
+        fault.get_or_insert(Reason::BadLineEnd);
+        bytes.len()
+    }
+
+    #[inline]
+    fn push(&mut self, field: Field) {
+        self.note(field.id, self.fields.len());
+        self.fields.push(field);
+    }
+
+    #[inline]
+    fn note(&mut self, id: HeaderId, place: usize) {
+        let first = &mut self.first[id as usize];
+        if *first == u16::MAX {
+            *first = place.min(usize::from(u16::MAX)) as u16;
+        } else {
+            self.twice |= 1 << id as u8;
+        }
+    }
+
+    /// The line from `at` to `lf` continues the last field (RFC 3261 7.3.1).
+    fn unfold(&mut self, bytes: &[u8], at: usize, lf: usize) {
+        let Some(field) = self.fields.last_mut() else { return };
+        field.line.end = lf as u32 + 1;
+        let (start, end) = trimmed(bytes, at, lf - 1);
+        if start == end {
+            return;
+        }
+        if field.value.is_empty() {
+            field.value.start = start as u32;
+        }
+        field.value.end = end as u32;
+    }
+
+    /// No lone CR, and no NUL but in a quoted pair (SPEC 2.3). Lone LFs were seen before.
+    fn line_ends(&self, head: &[u8]) -> Option<Reason> {
+        // Every LF of the head has its CR, so a CR more than there are LFs stands alone.
+        let crs = memchr_iter(b'\r', head).count();
+        let lfs = memchr_iter(b'\n', head).count();
+        if crs != lfs || (memchr(0, head).is_some() && !self.nuls_are_quoted(head)) {
+            return Some(Reason::BadLineEnd);
+        }
+        None
+    }
+
+    #[cold]
+    fn nuls_are_quoted(&self, head: &[u8]) -> bool {
+        let in_head = memchr_iter(0, head).count();
+        let quoted: usize = self.fields.iter().map(|f| quoted_nuls(&head[f.value.range()])).sum();
+        in_head == quoted
+    }
+
+    /// The body ends where Content-Length says (SPEC 2.3, 2.5).
+    fn cut_body(&mut self, bytes: &[u8]) -> Option<Reason> {
+        let mut length = None;
+        let first = self.first[HeaderId::ContentLength as usize];
+        if first == u16::MAX {
+            return None;
+        }
+        for field in &self.fields[usize::from(first)..] {
+            if field.id != HeaderId::ContentLength {
+                continue;
+            }
+            let Some(n) = lex::number(&bytes[field.value.range()], u64::from(u32::MAX)) else {
+                return Some(Reason::BadContentLength);
+            };
+            if length.is_some_and(|length| length != n) {
+                return Some(Reason::TwoContentLength);
+            }
+            length = Some(n);
+            if self.twice & (1 << HeaderId::ContentLength as u8) == 0 {
+                break;
+            }
+        }
+        let n = length.unwrap_or(0);
+        if n > u64::from(self.body.end - self.body.start) {
+            return Some(Reason::BadContentLength);
+        }
+        self.body.end = self.body.start + n as u32;
+        None
+    }
+
+    /// Leaves only fields that an answer may copy: none with a lone CR or LF or a NUL in it.
+    #[cold]
+    fn keep_sound_lines(&mut self, bytes: &[u8]) {
+        self.fields.retain(|f| {
+            let line = &bytes[f.line.range()];
+            let paired = line.windows(2).filter(|w| w == b"\r\n").count();
+            paired == memchr_iter(b'\r', line).count()
+                && paired == memchr_iter(b'\n', line).count()
+                && memchr_iter(0, line).count() == quoted_nuls(&bytes[f.value.range()])
+        });
+        self.first = [u16::MAX; HeaderId::COUNT];
+        self.twice = 0;
+        for place in 0..self.fields.len() {
+            self.note(self.fields[place].id, place);
+        }
+    }
+}
+
+impl Span {
+    #[inline]
+    pub(super) fn new(start: usize, end: usize) -> Span {
+        Span { start: start as u32, end: end as u32 }
+    }
+
+    #[inline]
+    pub fn range(self) -> std::ops::Range<usize> {
+        self.start as usize..self.end as usize
+    }
+
+    #[inline]
+    pub fn len(self) -> usize {
+        (self.end - self.start) as usize
+    }
+
+    #[inline]
+    pub fn is_empty(self) -> bool {
+        self.start == self.end
+    }
+}
+
+/// The field whose line runs from `at` to the LF at `lf`; `None` where it has no name or no colon.
+#[inline]
+fn field_at(bytes: &[u8], at: usize, lf: usize) -> Option<Field> {
+    let (id, len, colon) = match known_at(&bytes[at..]) {
+        Some((id, len)) => (id, len, at + len),
+        None => other_name(&bytes[at..lf], bytes.len() - at).map(|(id, len, colon)| (id, len, at + colon))?,
+    };
+    let (start, end) = trimmed(bytes, colon + 1, lf - 1);
+    Some(Field {
+        id,
+        name: Span::new(at, at + len),
+        value: Span::new(start, end),
+        line: Span::new(at, lf + 1),
+    })
+}
+
+/// A name that `known_at` does not take: an unknown one, one with blanks before its colon, or one at the very end.
+/// Gives the id, the length of the name, the place of the colon.
+fn other_name(line: &[u8], left: usize) -> Option<(HeaderId, usize, usize)> {
+    let colon = memchr(b':', line)?;
+    let name = lex::trim(&line[..colon]);
+    if !lex::is_token(name) {
+        return None;
+    }
+    let certain = name.len() == colon && left >= 32;
+    let id = if certain { HeaderId::Other } else { HeaderId::of(name) };
+    Some((id, name.len(), colon))
+}
+
+/// `start..end` without blanks at its ends (within one line).
+#[inline]
+fn trimmed(bytes: &[u8], mut start: usize, mut end: usize) -> (usize, usize) {
+    while start < end && matches!(bytes[start], b' ' | b'\t') {
+        start += 1;
+    }
+    while start < end && matches!(bytes[end - 1], b' ' | b'\t') {
+        end -= 1;
+    }
+    (start, end)
+}
+
+/// How many NULs stand in quoted strings as `\NUL` (RFC 3261 25.1, quoted-pair).
+fn quoted_nuls(value: &[u8]) -> usize {
+    let (mut at, mut quoted, mut found) = (0, false, 0);
+    while let Some(&b) = value.get(at) {
+        match b {
+            b'"' => quoted = !quoted,
+            b'\\' if quoted => {
+                at += 1;
+                found += usize::from(value.get(at) == Some(&0));
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    found
+}
+
+/// A keep-alive: CRLFs (RFC 5626 3.5.1), or the blanks and NULs that some phones send instead.
+fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(|b| matches!(b, b'\r' | b'\n' | b' ' | b'\t' | 0))
+}
+
+/// What to call a datagram without one whole first line.
+#[cold]
+fn no_line(bytes: &[u8]) -> Reason {
+    let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
+    match start_line(line) {
+        Ok((Start::Response { .. }, _)) | Err(Reason::BrokenResponse) => Reason::BrokenResponse,
+        Ok(_) => Reason::BadLineEnd,
+        Err(reason) => reason,
+    }
+}
+
+/// A response's faults are one, but for the limits, which are counted by their own names.
+fn of_response(reason: Reason) -> Reason {
+    match reason {
+        Reason::TooLarge | Reason::TooManyHeaders | Reason::StartLineTooLong => reason,
+        _ => Reason::BrokenResponse,
+    }
+}
+
+/// The start line at offset 0, without its CRLF. `Err`: not recognised, or a broken response.
+fn start_line(line: &[u8]) -> Result<(Start, Option<Reason>), Reason> {
+    if line.first_chunk::<4>().is_some_and(|v| v.eq_ignore_ascii_case(b"SIP/")) {
+        return status_line(line).map(|start| (start, None)).ok_or(Reason::BrokenResponse);
+    }
+    let Some(blank) = memchr2(b' ', b'\t', line) else { return Err(Reason::NotSip) };
+    let token = &line[..blank];
+    let (uri_end, mut fault) =
+        if line.ends_with(b" SIP/2.0") { (line.len() - 8, None) } else { odd_version(line)? };
+    let method = Method::of(token);
+    if method == Method::Other && !lex::is_token(token) {
+        return Err(Reason::BadStartLine);
+    }
+    let uri = Span::new((blank + 1).min(uri_end), uri_end);
+    let text = &line[uri.range()];
+    let spaced = |b: Option<&u8>| matches!(b, None | Some(b' ' | b'\t'));
+    if line[blank] != b' ' || spaced(text.first()) || spaced(text.last()) {
+        fault = fault.or(Some(Reason::BadStartLine));
+    } else if text.iter().fold(false, |bad, b| bad | matches!(b, 0..=b' ' | b'<' | b'>' | b'"' | 0x7f)) {
+        fault = fault.or(Some(Reason::BadRequestUri));
+    }
+    Ok((Start::Request { method, token: Span::new(0, blank), uri }, fault))
+}
+
+/// A request line that does not end with ` SIP/2.0`: where its URI ends, and its fault, if it has one.
+#[cold]
+fn odd_version(line: &[u8]) -> Result<(usize, Option<Reason>), Reason> {
+    let (_, end) = trimmed(line, 0, line.len());
+    let line_trimmed = &line[..end];
+    let blank = line_trimmed.iter().rposition(|b| matches!(b, b' ' | b'\t')).ok_or(Reason::NotSip)?;
+    let version = &line_trimmed[blank + 1..];
+    if !version.first_chunk::<4>().is_some_and(|v| v.eq_ignore_ascii_case(b"SIP/")) {
+        return Err(Reason::NotSip);
+    }
+    let fault = if !version.eq_ignore_ascii_case(b"SIP/2.0") {
+        Some(Reason::Version)
+    } else if end != line.len() || line[blank] != b' ' {
+        Some(Reason::BadStartLine)
+    } else {
+        None
+    };
+    Ok((blank, fault))
+}
+
+/// `SIP/2.0 200 OK`; the phrase may be empty.
+fn status_line(line: &[u8]) -> Option<Start> {
+    if !line.get(..8)?.eq_ignore_ascii_case(b"SIP/2.0 ") {
+        return None;
+    }
+    let code = lex::number(line.get(8..11)?, 699)? as u16;
+    let phrase = match line.get(11) {
+        None => 11,
+        Some(b' ') => 12,
+        Some(_) => return None,
+    };
+    (code >= 100).then_some(Start::Response { code, phrase: Span::new(phrase, line.len()) })
+}
+
+#[cfg(test)]
+mod tests;

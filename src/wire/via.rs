@@ -1,5 +1,9 @@
 //! One Via value (RFC 3261 20.42, RFC 3581, RFC 5118 4.5).
+//!
+//! Says what is written; which of `received`, `rport` and sent-by an answer follows is decided when the request is
+//! forwarded (SPEC 3.6).
 
+use super::lex::{self, Cursor};
 use super::uri::HostPort;
 
 #[derive(Clone, Copy, Debug)]
@@ -9,10 +13,148 @@ pub struct Via<'a> {
     pub sent_by: HostPort<'a>,
     /// Empty where there is none (RFC 2543).
     pub branch: &'a [u8],
-    /// The whole `received=…` value, where there is one.
+    /// The value of `received`, where there is one, with or without brackets as written.
     pub received: Option<&'a [u8]>,
     /// The `rport` parameter's name where it is present (its place in the bytes), and its value where it has one.
     pub rport: Option<(&'a [u8], Option<&'a [u8]>)>,
     /// The whole value (up to the comma or the end of the line), without blanks at its ends.
     pub whole: &'a [u8],
+}
+
+impl<'a> Via<'a> {
+    /// One value, as `View::items` gives them.
+    pub fn parse(value: &'a [u8]) -> Option<Via<'a>> {
+        let whole = lex::trim(value);
+        let mut cursor = Cursor::new(whole);
+        protocol(&mut cursor)?;
+        let transport = cursor.token()?;
+        if !cursor.skip_lws() {
+            return None;
+        }
+        let sent_by = sent_by(&mut cursor)?;
+        let mut via = Via { transport, sent_by, branch: &whole[..0], received: None, rport: None, whole };
+        cursor.params(|param| {
+            // A parameter twice would let two readers answer to two places.
+            if param.is(b"branch") {
+                if !via.branch.is_empty() {
+                    return None;
+                }
+                via.branch = param.value?;
+            } else if param.is(b"received") {
+                if via.received.replace(param.value?).is_some() {
+                    return None;
+                }
+            } else if param.is(b"rport") {
+                let value = param.value.filter(|value| !value.is_empty());
+                if let Some(value) = value {
+                    HostPort::port(value)?;
+                }
+                if via.rport.replace((param.name, value)).is_some() {
+                    return None;
+                }
+            }
+            Some(())
+        })?;
+        Some(via)
+    }
+}
+
+/// `SIP / 2.0 /`, with LWS wherever RFC 3261 25.1 lets it stand.
+fn protocol(cursor: &mut Cursor<'_>) -> Option<()> {
+    if !cursor.token()?.eq_ignore_ascii_case(b"SIP") {
+        return None;
+    }
+    cursor.separator(b'/')?;
+    if cursor.token()? != b"2.0" {
+        return None;
+    }
+    cursor.separator(b'/')
+}
+
+/// `host [ : port ]`, with LWS round the colon.
+fn sent_by<'a>(cursor: &mut Cursor<'a>) -> Option<HostPort<'a>> {
+    let (host, _) = HostPort::split_host(cursor.rest())?;
+    let bracketed = cursor.eat(b'[').is_some();
+    cursor.take_while(|b| if bracketed { b != b']' } else { lex::is_host_byte(b) });
+    if bracketed {
+        cursor.eat(b']')?;
+    }
+    let before = *cursor;
+    if cursor.separator(b':').is_none() {
+        *cursor = before;
+        return Some(HostPort { host, port: None });
+    }
+    let port = HostPort::port(cursor.take_while(|b| b.is_ascii_digit()))?;
+    Some(HostPort { host, port: Some(port) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn via(value: &str) -> Via<'_> {
+        Via::parse(value.as_bytes()).unwrap_or_else(|| panic!("{value} parses"))
+    }
+
+    #[test]
+    fn rfc_3261_20_42_parts() {
+        let v = via("SIP/2.0/UDP 192.0.2.1:5061;rport;branch=z9hG4bKx;received=192.0.2.9;hidden");
+        assert_eq!(v.transport, b"UDP");
+        assert_eq!(v.sent_by, HostPort { host: b"192.0.2.1", port: Some(5061) });
+        assert_eq!(v.branch, b"z9hG4bKx");
+        assert_eq!(v.received, Some(&b"192.0.2.9"[..]));
+        assert_eq!(v.rport, Some((&b"rport"[..], None)));
+        let v = via("SIP/2.0/TCP h;RPORT=5070");
+        assert_eq!(v.rport, Some((&b"RPORT"[..], Some(&b"5070"[..]))));
+        assert!(v.branch.is_empty() && v.received.is_none());
+        assert_eq!(via("SIP/2.0/UDP h;rport=").rport, Some((&b"rport"[..], None)));
+        assert_eq!(via("SIP/2.0/UDP h;branch=z9hG4bK").branch, b"z9hG4bK");
+    }
+
+    #[test]
+    fn rfc_4475_3_1_1_1_blanks_wherever_they_may_stand() {
+        let v = via("SIP  /\r\n   2.0\r\n /UDP\r\n    192.0.2.2 : 5090 ;\r\n  branch  =\r\n  390skd  ");
+        assert_eq!((v.transport, v.sent_by.port, v.branch), (&b"UDP"[..], Some(5090), &b"390skd"[..]));
+        assert!(v.whole.ends_with(b"390skd"));
+    }
+
+    #[test]
+    fn rfc_4475_3_1_1_10_any_transport_and_rfc_5118_ipv6() {
+        assert_eq!(via("SIP/2.0/UNKNOWN h;branch=x").transport, b"UNKNOWN");
+        let v = via("SIP/2.0/UDP [2001:db8::9:1]:7;received=[2001:db8::9:255];branch=z");
+        assert_eq!(v.sent_by, HostPort { host: b"2001:db8::9:1", port: Some(7) });
+        assert_eq!(v.received, Some(&b"[2001:db8::9:255]"[..]));
+        let v = via("SIP/2.0/UDP [2001:db8::9:1];received=2001:db8::9:255;branch=z");
+        assert_eq!(v.received, Some(&b"2001:db8::9:255"[..]));
+    }
+
+    #[test]
+    fn rfc_4475_3_1_2_1_what_is_refused() {
+        for bad in [
+            "",
+            "SIP/2.0/UDP",
+            "SIP/2.0/UDP ",
+            "SIP/2.0 UDP h",
+            "SIP/3.0/UDP h",
+            "HTTP/2.0/UDP h",
+            "SIP/2.0/ h",
+            "SIP/2.0/UDP 192.0.2.15;;,;,,",
+            "SIP/2.0/UDP h;",
+            "SIP/2.0/UDP h:0",
+            "SIP/2.0/UDP h:99999",
+            "SIP/2.0/UDP h:",
+            "SIP/2.0/UDP [::1",
+            "SIP/2.0/UDP 2001:db8::1",
+            "SIP/2.0/UDP h;branch=a;branch=b",
+            "SIP/2.0/UDP h;received=1.1.1.1;received=2.2.2.2",
+            "SIP/2.0/UDP h;rport;rport=1",
+            "SIP/2.0/UDP h;rport=x",
+            "SIP/2.0/UDP h;received",
+            "SIP/2.0/UDP h;branch=a b",
+            "SIP/2.0/UDPh",
+            "SIP/2.0/UDP h;x=\"open",
+        ] {
+            assert!(Via::parse(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
 }

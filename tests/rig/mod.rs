@@ -9,16 +9,21 @@
 #![allow(dead_code)]
 
 pub mod http;
+pub mod kamailio;
 pub mod message;
 pub mod metrics;
 pub mod party;
 pub mod process;
+pub mod registrar;
 pub mod router;
 pub mod scene;
+pub mod sipp;
 pub mod text;
 
 #[allow(unused_imports)]
-pub use self::{metrics::Metrics, party::Party, process::Process, router::Router};
+pub use self::{
+    kamailio::Kamailio, metrics::Metrics, party::Party, process::Process, router::Router, sipp::Scenario,
+};
 
 use std::{
     path::{Path, PathBuf},

@@ -1,0 +1,195 @@
+//! Every metric, declared once: name, kind, unit, help and labels (SPEC 11.1).
+//!
+//! `export` emits nothing that is not here, `tests/metrics.rs` holds the two lists equal, and dashboards and docs are
+//! checked against this file. Base units only: seconds and bytes.
+
+/// How Prometheus should treat it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+impl MetricKind {
+    /// As the `# TYPE` line says it.
+    pub const fn label(self) -> &'static str {
+        match self {
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram => "histogram",
+        }
+    }
+}
+
+/// What the number counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unit {
+    /// Messages, tokens, flows, …
+    Count,
+    Bytes,
+    Seconds,
+}
+
+/// One metric; each combination of its labels' values is a series.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Metric {
+    pub name: &'static str,
+    pub kind: MetricKind,
+    pub unit: Unit,
+    pub help: &'static str,
+    pub labels: &'static [&'static str],
+}
+
+macro_rules! metrics {
+    ($($id:ident: $kind:ident $unit:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub const $id: Metric = Metric {
+                name: $name,
+                kind: MetricKind::$kind,
+                unit: Unit::$unit,
+                help: $help,
+                labels: &[$($label),*],
+            };
+        )*
+
+        /// All metrics.
+        pub const ALL: &[Metric] = &[$($id),*];
+    };
+}
+
+metrics! {
+    MESSAGES: Counter Count "tidings_messages_total" ["direction", "kind", "method", "transport"]
+        "SIP messages received and sent; of responses the method is that of CSeq.";
+    RULE_HITS: Counter Count "tidings_rule_hits_total" ["rule", "tag"]
+        "Requests decided by this rule of the table.";
+    PACKAGE_REQUESTS: Counter Count "tidings_package_requests_total" ["package", "method"]
+        "Requests decided by the table, by event package.";
+    BACKEND_REQUESTS: Counter Count "tidings_backend_requests_total" ["pool", "backend"]
+        "Requests that left for this backend.";
+    BACKEND_RESPONSES: Counter Count "tidings_backend_responses_total" ["backend", "class"]
+        "Responses from this backend, by class.";
+    ANSWERS: Counter Count "tidings_answers_total" ["code"]
+        "Responses that the router made itself.";
+    REFUSED: Counter Count "tidings_refused_total" ["cause"]
+        "Messages that were refused or dropped.";
+    FORWARD: Histogram Seconds "tidings_forward_seconds" []
+        "From the receipt of a batch to the start of its sending, per message.";
+    LOOP_LAG: Histogram Seconds "tidings_loop_lag_seconds" []
+        "From the kernel's receive timestamp to the worker's read.";
+    STRIPPED: Counter Count "tidings_headers_stripped_total" []
+        "Header fields removed from requests that were not from a backend.";
+    TOKENS_FORGED: Counter Count "tidings_tokens_forged_total" ["type"]
+        "Tokens with a bad MAC under a known key.";
+    TOKEN_UNKNOWN_KEY: Counter Count "tidings_token_unknown_key_total" []
+        "Tokens signed by a key that is not in the ring.";
+    TOKEN_KEY_USED: Counter Count "tidings_token_key_used_total" ["key"]
+        "Tokens verified, by key id: a key that is no longer used may leave the ring.";
+    PINS: Gauge Count "tidings_pins" []
+        "Pins held by all workers.";
+    PINS_LIMIT: Gauge Count "tidings_pins_limit" []
+        "Room for pins in all workers.";
+    PIN_HITS: Counter Count "tidings_pin_hits_total" []
+        "Requests that went where their pin says.";
+    PINS_DROPPED: Counter Count "tidings_pins_dropped_total" []
+        "Live pins that had to make room.";
+    FLOWS: Gauge Count "tidings_flows" []
+        "Contacts with a learnt client flow.";
+    FLOWS_LIMIT: Gauge Count "tidings_flows_limit" []
+        "Room for contacts with a learnt client flow.";
+    FLOWS_NOTED: Counter Count "tidings_flows_noted_total" []
+        "Contacts noted from a client's REGISTER.";
+    FLOWS_CONFIRMED: Counter Count "tidings_flows_confirmed_total" []
+        "Contacts confirmed or ended by the 2xx to REGISTER.";
+    FLOW_CONFLICTS: Counter Count "tidings_flow_conflicts_total" []
+        "Contacts not noted because a live flow of another user holds them.";
+    FLOWS_DROPPED: Counter Count "tidings_flows_dropped_total" []
+        "Learnt client flows that had to make room.";
+    MOVED_FLOWS: Gauge Count "tidings_moved_flows" []
+        "Dialogs whose client has moved to another flow.";
+    MOVED_FLOWS_LIMIT: Gauge Count "tidings_moved_flows_limit" []
+        "Room for moved flows.";
+    FLOWS_MOVED: Counter Count "tidings_flows_moved_total" []
+        "Moves of a client to another flow within a dialog.";
+    MOVED_FLOWS_DROPPED: Counter Count "tidings_moved_flows_dropped_total" []
+        "Moved flows that had to make room.";
+    UNREACHABLE_FLOWS: Gauge Count "tidings_unreachable_flows" []
+        "Client flows closed by an ICMP error until they speak again.";
+    UNREACHABLE_FLOWS_LIMIT: Gauge Count "tidings_unreachable_flows_limit" []
+        "Room for flows closed by an ICMP error.";
+    UNREACHABLE_FLOWS_DROPPED: Counter Count "tidings_unreachable_flows_dropped_total" []
+        "Flows closed by an ICMP error that had to make room.";
+    UNDELIVERABLE: Counter Count "tidings_undeliverable_total" []
+        "Messages that could not be delivered (ICMP error, too large).";
+    RULE_LIMITED: Counter Count "tidings_rule_limited_total" []
+        "Requests refused by a rule's limit.";
+    KERNEL_DROPS: Counter Count "tidings_udp_kernel_drops_total" []
+        "Datagrams that the kernel dropped because a receive buffer was full.";
+    SEND_ERRORS: Counter Count "tidings_send_errors_total" []
+        "Datagrams whose sending failed.";
+    SEND_BLOCKED: Counter Count "tidings_send_blocked_total" []
+        "Times that a socket took no more and its tail had to wait.";
+    TURN_PANICS: Counter Count "tidings_turn_panics_total" []
+        "Turns of a worker that ended in a panic.";
+    RECEIVE_BUFFER: Gauge Bytes "tidings_udp_receive_buffer_bytes" ["worker"]
+        "Receive buffer of a worker's sockets as the kernel granted it.";
+    LIMIT_MESSAGE: Gauge Bytes "tidings_limit_message_bytes" []
+        "Largest message taken; beyond it: cause too_large.";
+    LIMIT_HEADER_LINES: Gauge Count "tidings_limit_header_lines" []
+        "Most header lines taken; beyond it: cause too_many_headers.";
+    LIMIT_START_LINE: Gauge Bytes "tidings_limit_start_line_bytes" []
+        "Longest start line taken; beyond it: cause start_line_too_long.";
+    SERIES_LIMIT: Gauge Count "tidings_series_limit" []
+        "Most series each of rules, pools, backends and packages; beyond it they count as other.";
+    TABLE_VERSION: Gauge Count "tidings_table_version" []
+        "Version of the table that was published last.";
+    TABLE_SWAPS: Counter Count "tidings_table_swaps_total" []
+        "Tables published, the first one included.";
+    TABLE_FAILURES: Counter Count "tidings_table_failures_total" []
+        "Tables that were refused.";
+    TABLE_LOADED: Gauge Seconds "tidings_table_loaded_timestamp_seconds" []
+        "When the table was published, in seconds since 1970.";
+    TABLE_INFO: Gauge Count "tidings_table_info" ["source"]
+        "Where the table came from; always 1.";
+    TABLE_RULES: Gauge Count "tidings_table_rules" []
+        "Rules in the table.";
+    TABLE_POOLS: Gauge Count "tidings_table_pools" []
+        "Pools in the table.";
+    TABLE_BACKENDS: Gauge Count "tidings_table_backends" []
+        "Backends in the table, each counted once for each pool.";
+    WORKER_TABLE_VERSION: Gauge Count "tidings_worker_table_version" ["worker"]
+        "Version of the table by which this worker decides.";
+    WORKER_TABLE_SWAPS: Counter Count "tidings_worker_table_swaps_total" []
+        "Tables taken up by workers, summed over them.";
+    WORKERS: Gauge Count "tidings_workers" []
+        "Workers, one core each.";
+    READY: Gauge Count "tidings_ready" []
+        "1 while the router is ready for traffic.";
+    BUILD_INFO: Gauge Count "tidings_build_info" ["version"]
+        "Version of the program; always 1.";
+    START_TIME: Gauge Seconds "tidings_process_start_time_seconds" []
+        "When the process started, in seconds since 1970.";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_distinct_and_follow_the_conventions() {
+        for (at, metric) in ALL.iter().enumerate() {
+            assert!(ALL[..at].iter().all(|other| other.name != metric.name), "{} twice", metric.name);
+            assert!(metric.name.starts_with("tidings_"), "{}", metric.name);
+            assert_eq!(
+                metric.kind == MetricKind::Counter,
+                metric.name.ends_with("_total"),
+                "{}",
+                metric.name
+            );
+            assert_eq!(metric.unit == Unit::Seconds, metric.name.ends_with("_seconds"), "{}", metric.name);
+            assert_eq!(metric.unit == Unit::Bytes, metric.name.ends_with("_bytes"), "{}", metric.name);
+            assert!(metric.help.ends_with('.'), "{}", metric.name);
+        }
+    }
+}

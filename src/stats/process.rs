@@ -1,0 +1,78 @@
+//! What belongs to the process rather than to a core: the table, limits, state that cores share. Set by control, read by
+//! a scrape.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use parking_lot::Mutex;
+
+use super::numbers;
+
+numbers! {
+    /// Values that control sets.
+    ProcessGauge {
+        Flows => FLOWS;
+        FlowsLimit => FLOWS_LIMIT;
+        MovedFlows => MOVED_FLOWS;
+        MovedFlowsLimit => MOVED_FLOWS_LIMIT;
+        UnreachableFlows => UNREACHABLE_FLOWS;
+        UnreachableFlowsLimit => UNREACHABLE_FLOWS_LIMIT;
+        LimitMessage => LIMIT_MESSAGE;
+        LimitHeaderLines => LIMIT_HEADER_LINES;
+        LimitStartLine => LIMIT_START_LINE;
+        SeriesLimit => SERIES_LIMIT;
+        TableVersion => TABLE_VERSION;
+        TableLoaded => TABLE_LOADED;
+        TableRules => TABLE_RULES;
+        TablePools => TABLE_POOLS;
+        TableBackends => TABLE_BACKENDS;
+        Workers => WORKERS;
+        Ready => READY;
+        StartTime => START_TIME;
+    }
+}
+
+numbers! {
+    /// Counts that control keeps.
+    ProcessCounter {
+        TableSwaps => TABLE_SWAPS;
+        TableFailures => TABLE_FAILURES;
+    }
+}
+
+/// The process's numbers.
+#[derive(Default)]
+pub struct Process {
+    gauges: [AtomicU64; ProcessGauge::ALL.len()],
+    counters: [AtomicU64; ProcessCounter::ALL.len()],
+    table_source: Mutex<Arc<str>>,
+}
+
+impl Process {
+    pub fn set(&self, gauge: ProcessGauge, value: u64) {
+        self.gauges[gauge as usize].store(value, Relaxed);
+    }
+
+    pub fn add(&self, counter: ProcessCounter, n: u64) {
+        self.counters[counter as usize].fetch_add(n, Relaxed);
+    }
+
+    /// Where the table came from: a file, the API, the embedded default.
+    pub fn set_table_source(&self, source: &str) {
+        *self.table_source.lock() = Arc::from(source);
+    }
+
+    pub fn gauge(&self, gauge: ProcessGauge) -> u64 {
+        self.gauges[gauge as usize].load(Relaxed)
+    }
+
+    pub fn counter(&self, counter: ProcessCounter) -> u64 {
+        self.counters[counter as usize].load(Relaxed)
+    }
+
+    pub fn table_source(&self) -> Arc<str> {
+        self.table_source.lock().clone()
+    }
+}
