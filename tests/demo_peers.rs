@@ -56,7 +56,8 @@ async fn rfc6665_a_subscription_is_notified_at_once_refreshed_and_ended() {
     assert_eq!(first.notifier, "pbx1");
     assert_eq!(first.peer, pbx.address());
     assert_eq!(phone.refresh(&watch, 30).await.expect("refreshed"), 30);
-    let second = phone.wait(&watch, SOON, |n| n.message.cseq() > first.message.cseq()).await.expect("a NOTIFY");
+    let second =
+        phone.wait(&watch, SOON, |n| n.message.cseq() > first.message.cseq()).await.expect("a NOTIFY");
     assert!(second.message.field("Subscription-State").is_some_and(|s| s.starts_with("active;expires=")));
     phone.unsubscribe(&watch).await.expect("ended");
     let last = phone.wait(&watch, SOON, is_over).await.expect("a last NOTIFY");
@@ -109,7 +110,10 @@ async fn rfc3903_a_publication_is_notified_changed_refreshed_and_removed() {
     assert_eq!(tags.len(), 4, "a new entity-tag each time");
     assert_eq!(pbx.publications(), 1);
     publisher.remove(&mut publication).await.expect("removed");
-    phone.wait(&presence, SOON, |n| n.state.change == 0 && n.message.cseq() > Some((4, ""))).await.expect("a NOTIFY");
+    phone
+        .wait(&presence, SOON, |n| n.state.change == 0 && n.message.cseq() > Some((4, "")))
+        .await
+        .expect("a NOTIFY");
     assert_eq!(pbx.publications(), 0);
     assert_eq!(phone.notifications(&other).len(), 1, "another presentity is not disturbed");
     assert_eq!(phone.notifications(&presence).len(), 5, "a refresh changes nothing");
@@ -123,7 +127,8 @@ async fn rfc3903_a_publication_that_is_not_refreshed_is_forgotten() {
     let mut publication = Publication::new("1001", "presence", 1);
     publisher.change(&mut publication, &State::new("open", 1)).await.expect("published");
     phone.wait(&watch, SOON, |n| n.state.change == 1).await.expect("a NOTIFY");
-    let closed = |n: &Notification| n.state.change == 0 && n.message.cseq().is_some_and(|(number, _)| number > 2);
+    let closed =
+        |n: &Notification| n.state.change == 0 && n.message.cseq().is_some_and(|(number, _)| number > 2);
     phone.wait(&watch, SOON, closed).await.expect("a NOTIFY of its end");
     assert_eq!(pbx.publications(), 0);
     let refused = publisher.refresh(&mut publication).await.expect_err("its tag is gone");
@@ -148,10 +153,13 @@ async fn rfc3903_an_unknown_entity_tag_is_412_and_the_publisher_begins_anew() {
 
 #[tokio::test]
 async fn what_a_pbx_refuses_it_refuses_with_the_header_that_helps() {
-    let behaviour = Behaviour { shortest: 5, packages: vec!["presence".to_owned(), "dialog".to_owned()], longest: 60 };
+    let behaviour =
+        Behaviour { shortest: 5, packages: vec!["presence".to_owned(), "dialog".to_owned()], longest: 60 };
     let Peers { journal, pbx, phone, publisher } = peers(7, behaviour).await;
     for package in ["weather", "message-summary"] {
-        let Err(Failure::Refused(answer)) = phone.subscribe("1001", package, 60).await else { panic!("granted") };
+        let Err(Failure::Refused(answer)) = phone.subscribe("1001", package, 60).await else {
+            panic!("granted")
+        };
         assert_eq!((answer.code(), answer.field("Allow-Events")), (489, Some("presence, dialog")));
         let mut publication = Publication::new("1001", package, 60);
         let refused = publisher.change(&mut publication, &State::new("yes", 1)).await.expect_err("unknown");
@@ -168,10 +176,14 @@ async fn what_a_pbx_refuses_it_refuses_with_the_header_that_helps() {
 
     let account = account("2009", pbx.address());
     let at = |host| SocketAddr::from(([127, 91, 7, host], 5060));
-    let text = account.request("PUBLISH", "1001", "a").with("Event", "presence").with_body("text/plain", "x".into());
+    let text =
+        account.request("PUBLISH", "1001", "a").with("Event", "presence").with_body("text/plain", "x".into());
     let answer = ask(at(21), pbx.address(), text).await;
     assert_eq!((answer.code(), answer.field("Accept")), (415, Some("application/pidf+xml")));
-    let mut foreign = account.request("SUBSCRIBE", "1001", "a").with("Event", "presence").with("Contact", "<sip:x@127.91.7.22>");
+    let mut foreign = account
+        .request("SUBSCRIBE", "1001", "a")
+        .with("Event", "presence")
+        .with("Contact", "<sip:x@127.91.7.22>");
     foreign.set("To", "<sip:1001@pbx.example>;tag=nobody");
     assert_eq!(ask(at(22), pbx.address(), foreign).await.code(), 481);
     let options = ask(at(23), pbx.address(), account.request("OPTIONS", "1001", "a")).await;
@@ -199,7 +211,10 @@ async fn rfc6665_4_2_2_a_subscriber_that_refuses_its_notify_is_forgotten() {
     let both = async { tokio::join!(gone.request(pbx.address(), subscribe), notified) };
     let (answer, notify) = tokio::time::timeout(SOON, both).await.expect("in time");
     let answer = answer.expect("a 200");
-    assert_eq!(answer.values("Record-Route"), [format!("<sip:{address};lr;token=a>"), "<sip:192.0.2.1;lr>".into()]);
+    assert_eq!(
+        answer.values("Record-Route"),
+        [format!("<sip:{address};lr;token=a>"), "<sip:192.0.2.1;lr>".into()]
+    );
     assert_eq!(notify.values("Route"), answer.values("Record-Route"), "the notifier keeps their order");
     assert_eq!((notify.field("Event"), notify.from_tag()), (Some("presence;id=7"), answer.to_tag()));
     assert_eq!(notify.uri(), format!("sip:2002@{address}"));

@@ -221,7 +221,9 @@ pub fn address_of(uri: &str) -> Option<SocketAddr> {
     let rest = uri.split_once(':').map_or(uri, |(_, rest)| rest);
     let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     let host = rest.split([';', '?']).next().unwrap_or(rest);
-    host.parse().ok().or_else(|| host.trim_matches(['[', ']']).parse().ok().map(|ip| SocketAddr::new(ip, 5060)))
+    host.parse()
+        .ok()
+        .or_else(|| host.trim_matches(['[', ']']).parse().ok().map(|ip| SocketAddr::new(ip, 5060)))
 }
 
 /// A token that nobody else has: tags, branches, Call-IDs, entity-tags.

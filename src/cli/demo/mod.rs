@@ -69,7 +69,8 @@ fn play(length: Option<Duration>) -> Result<bool, Fault> {
     let table = table(&pbxs);
     let running = start_router(&table)?;
     let admin = admin::start(&running).map_err(Fault::new)?;
-    let proxy = running.router().listeners().next().ok_or_else(|| Fault::new("the router has no listener"))?;
+    let proxy =
+        running.router().listeners().next().ok_or_else(|| Fault::new("the router has no listener"))?;
     introduce(&table, &pbxs, proxy, admin);
     let kept = runtime.block_on(scenario::play(&journal, &running, &pbxs, proxy, length));
     running.stop();
@@ -84,7 +85,9 @@ async fn start_pbxs(journal: &Arc<Journal>) -> Result<Vec<Pbx>, Fault> {
         let address = free_udp(SocketAddr::from((ip, 5060)));
         let behaviour = Behaviour { shortest: scenario::SHORTEST, ..Behaviour::default() };
         let pbx = Pbx::start(address, &format!("pbx{n}"), behaviour, journal.clone()).await;
-        pbxs.push(pbx.map_err(|error| Fault::new(format_args!("pbx{n} cannot listen on {address}: {error}")))?);
+        pbxs.push(
+            pbx.map_err(|error| Fault::new(format_args!("pbx{n} cannot listen on {address}: {error}")))?,
+        );
     }
     Ok(pbxs)
 }

@@ -325,7 +325,10 @@ impl Set {
                 "ACK" => continue,
                 "NOTIFY" => self.notified(&incoming.message, incoming.peer),
                 "OPTIONS" => incoming.message.reply(200, "OK", &unique()),
-                _ => incoming.message.reply(405, "Method Not Allowed", &unique()).with("Allow", "NOTIFY, OPTIONS"),
+                _ => incoming
+                    .message
+                    .reply(405, "Method Not Allowed", &unique())
+                    .with("Allow", "NOTIFY, OPTIONS"),
             };
             self.endpoint.respond(&incoming, &answer).await;
             self.rang.notify_waiters();

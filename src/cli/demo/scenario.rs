@@ -199,7 +199,9 @@ impl Stage {
                     let allowed = answer.field("Allow-Events").unwrap_or("(none named)");
                     self.journal.say("phone 2005", format_args!("<- 489 from {by}, Allow-Events: {allowed}"));
                 }
-                Err(failure) => self.journal.fail("phone 2005", format_args!("{package}: {failure}, not 489")),
+                Err(failure) => {
+                    self.journal.fail("phone 2005", format_args!("{package}: {failure}, not 489"))
+                }
                 Ok(_) => self.journal.fail("phone 2005", format_args!("{package} was granted, not 489")),
             }
         }
@@ -218,11 +220,13 @@ impl Stage {
         let publisher = Publisher::start(anywhere(), self.account("3000"), self.journal.clone()).await?;
         let mut publications = Vec::new();
         for package in PACKAGES {
-            let watched = WATCHERS.iter().flat_map(|(_, watched)| *watched).filter(|(own, _)| *own == package);
+            let watched =
+                WATCHERS.iter().flat_map(|(_, watched)| *watched).filter(|(own, _)| *own == package);
             let mut resources: Vec<&str> = watched.flat_map(|(_, resources)| *resources).copied().collect();
             resources.sort_unstable();
             resources.dedup();
-            publications.extend(resources.iter().map(|user| Publication::new(user, package, PUBLISH_EXPIRES)));
+            publications
+                .extend(resources.iter().map(|user| Publication::new(user, package, PUBLISH_EXPIRES)));
         }
         let count = publications.len();
         let mut turn = 0;
@@ -307,7 +311,11 @@ fn summary(journal: &Journal, running: &Running, pbxs: &[Pbx], lasted: Duration)
         total(Count::PublishRefreshes),
         total(Count::StaleTags)
     );
-    println!("  refused        {} x 489, {} x 423 (on purpose)", total(Count::BadEvents), total(Count::TooBrief));
+    println!(
+        "  refused        {} x 489, {} x 423 (on purpose)",
+        total(Count::BadEvents),
+        total(Count::TooBrief)
+    );
     for pbx in pbxs {
         let counts = pbx.counts();
         let count = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
