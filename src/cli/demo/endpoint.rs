@@ -161,8 +161,8 @@ mod tests {
 
     #[tokio::test]
     async fn rfc3261_17_2_2_a_retransmission_gets_the_same_answer() {
-        let server = Endpoint::bind(([127, 90, 1, 1], 0).into()).await.expect("loopback");
-        let client = UdpSocket::bind("127.90.1.1:0").await.expect("loopback");
+        let server = Endpoint::bind(([127, 90, 1, 1], 5060).into()).await.expect("loopback");
+        let client = UdpSocket::bind("127.90.1.1:5061").await.expect("loopback");
         let request = Message::request("OPTIONS", "sip:x")
             .with("Via", "SIP/2.0/UDP 127.90.1.1;rport;branch=z9hG4bKone")
             .with("From", "<sip:a@x>;tag=1")
