@@ -288,7 +288,9 @@ fn flows_moved(house: &House) {
 }
 
 fn phones_gone(house: &House) {
-    for (least, call_id, address) in [(1.0, "gone-1", "127.61.1.25:5060"), (2.0, "gone-2", "127.61.1.26:5060")] {
+    for (least, call_id, address) in
+        [(1.0, "gone-1", "127.61.1.25:5060"), (2.0, "gone-2", "127.61.1.26:5060")]
+    {
         let phone = Party::new(address);
         let (_, route) = house.subscribe(&phone, call_id);
         drop(phone);
