@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, fs, net::SocketAddr, path::Path};
 use rig::{
     Party,
     message::{Passage, Request, beyond_edits},
-    scene::{Layout, Scene, one_pbx},
+    scene::{Scene, one_pbx},
     text,
 };
 
@@ -36,7 +36,7 @@ struct Outcome {
 
 impl Wire {
     fn start(net: u8) -> Wire {
-        let scene = Layout::new(net).start(&one_pbx(net));
+        let scene = Scene::start(net, &one_pbx(net).replace("path = true", ""));
         let host = |port| SocketAddr::from(([127, 40, net, 31], port));
         let phones = PORTS.map(|port| Party::bind(host(port))).into();
         let pbx = scene.pbx(1);

@@ -229,11 +229,12 @@ fn route_request_uri() {
         ("sip:x@pbx.example.org", [404, 404]),
         ("sip:x@127.40.118.2:5060", [404, 482]),
         ("sip:x@127.40.118.1:5060", [404, 482]),
+        // SPEC 1.5: nor the sender.
         ("sip:x@127.40.118.11", [482, 404]),
     ] {
         send(uri);
         let answer = pbx1.receive("an answer");
-        assert!(codes.contains(&text::status(&answer).expect("a response")), "{uri}: {answer}");
+        assert!(text::status(&answer).is_some_and(|code| codes.contains(&code)), "{uri}: {answer}");
     }
     scene.quiet(&[&pbx1, &pbx2, &elsewhere]);
 }

@@ -17,11 +17,8 @@ pub mod party;
 pub mod process;
 pub mod registrar;
 pub mod router;
-<<<<<<< HEAD
 pub mod scene;
-=======
 pub mod sipp;
->>>>>>> main
 pub mod text;
 
 #[allow(unused_imports)]

@@ -142,6 +142,33 @@ fn headers_of_backends_and_of_trusted_sources_are_kept() {
     }
 }
 
+/// "Before all else": no rule sees what is stripped.
+#[test]
+fn a_stripped_header_matches_no_rule() {
+    let table = pool("one", 26, &[1])
+        + &rule("secret", "header.X-Secret = \"evil\"", "reply = { code = 488, reason = \"Seen\" }")
+        + &rule("subject", "header.Subject = \"evil\"", "reply = { code = 488, reason = \"Seen\" }")
+        + &rule("kept", "header.X-Kept = \"evil\"", "reply = { code = 486, reason = \"Kept\" }")
+        + &rule("all", "", "route = \"one\"");
+    let scene = Layout::new(26).more(STRIP).start(&table);
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    for form in forms() {
+        let request = Request::new("MESSAGE", "sip:1000@example.com", &phone).and(form.0, form.1);
+        phone.send(scene.phones(), request.text());
+        if matches!(form.0.trim().to_lowercase().as_str(), "x-node" | "x-other" | "user-class") {
+            pbx.expect("MESSAGE ");
+        } else {
+            assert_clean(&pbx.expect("MESSAGE "), form);
+        }
+    }
+    let kept = Request::new("MESSAGE", "sip:1000@example.com", &phone).and("x-kept ", "evil");
+    phone.send(scene.phones(), kept.text());
+    phone.expect("SIP/2.0 486");
+    pbx.send(scene.pbxs(), Request::new("MESSAGE", "sip:1@example.com", &pbx).and("x-SECRET", "evil").text());
+    pbx.expect("SIP/2.0 488");
+    scene.quiet(&[&phone, &pbx]);
+}
+
 /// A backend's address on a listener for clients is a client: its headers go.
 #[test]
 fn a_backends_address_on_a_clients_listener_is_stripped() {

@@ -9,6 +9,7 @@ mod rig;
 
 mod headers;
 mod loops;
+mod neighbours;
 mod refusals;
 mod relay;
 mod responses;

@@ -72,6 +72,10 @@ fn the_host_of_the_request_uri_is_no_address_for_a_clients_request() {
     // A secure URI needs a TLS next hop (SPEC 3.3): there is none.
     phone.send(scene.phones(), Request::new("INVITE", uris[4], &phone).text());
     phone.expect("SIP/2.0 480");
+    let secure =
+        Request::new("INVITE", "sip:1000@example.com", &phone).and("Route", "<sips:127.40.32.99;lr>");
+    phone.send(scene.phones(), secure.text());
+    phone.expect("SIP/2.0 480");
     scene.quiet(&[&third, &pbx]);
 }
 
@@ -165,6 +169,12 @@ fn in_a_dialog_a_client_reaches_the_tokens_backend_and_no_third_host() {
         dialog.by_caller("SUBSCRIBE", &phone).to("sip:127.40.37.99:5060"),
         dialog.by_caller("BYE", &phone).to("sip:x@127.40.37.99;maddr=127.40.37.99"),
         dialog.by_caller("SUBSCRIBE", &phone).with("Contact", "<sip:x@127.40.37.99:5060>"),
+        dialog.by_caller("SUBSCRIBE", &phone).with(
+            "Route",
+            dialog.caller_routes[0].replacen(";lr", ";maddr=127.40.37.99;transport=tcp;lr", 1),
+        ),
+        // The token at another host is that host's Route, and stays; the table decides.
+        dialog.by_caller("BYE", &phone).with("Route", dialog.caller_routes[0].replacen("37.1:", "37.99:", 1)),
     ];
     for request in tampered {
         phone.send(first_route(&request), request.text());

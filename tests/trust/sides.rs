@@ -136,7 +136,8 @@ fn a_backends_own_request_never_returns_to_it() {
 /// SPEC 1.5: no flow is learnt from a backend's REGISTER, and it gets no Path.
 #[test]
 fn a_backends_register_has_no_path_and_teaches_no_flow() {
-    let table = pool("registrar", 18, &[2])
+    let table = pool("one", 18, &[1])
+        + &pool("registrar", 18, &[2])
         + &rule("registrations", "method = [\"REGISTER\"]", "route = \"registrar\"\npath = true")
         + &rule("to phones", "source = \"backends\"", "route = \"flow\"");
     let scene = Scene::start(18, &table);

@@ -67,6 +67,43 @@ fn its_own_token_on_an_invite_without_a_to_tag_is_popped_unread() {
     s.scene.quiet(&[&s.pbx1, &s.pbx2, &s.phone]);
 }
 
+/// PJSIP takes an INVITE with an empty To tag for a new one: what only looks like a tag must not let a token count.
+#[test]
+fn what_only_looks_like_a_to_tag_is_none() {
+    let s = Split::start(49);
+    let looks = [
+        "<sip:900@example.com>;tag=",
+        "<sip:900@example.com>;tag",
+        "<sip:900@example.com;tag=abc>",
+        "\";tag=abc\" <sip:900@example.com>",
+        "<sip:900@example.com>;x=\";tag=abc\"",
+        "<sip:900@example.com?tag=abc>",
+        "<sip:900@example.com>;xtag=abc",
+        "<sip:900@example.com>;tag =",
+        "<sip:900@example.com>;tag= ;x",
+    ];
+    for to in looks {
+        let request = s.dialog.by_caller("INVITE", &s.phone).with("To", to);
+        s.phone.send(s.scene.phones(), request.text());
+        s.scene.settle();
+        // By the table, or refused as malformed; not by the token.
+        match s.pbx2.poll(std::time::Duration::from_millis(5)) {
+            Some((got, _)) => assert!(!String::from_utf8_lossy(&got).contains("\r\nRoute"), "{to}"),
+            None => drop(s.phone.expect("SIP/2.0 400")),
+        }
+        s.scene.quiet(&[&s.pbx1, &s.pbx2]);
+    }
+    for to in [
+        "sip:900@example.com;tag=abc",
+        "<sip:900@example.com>;x;TAG=abc",
+        "<sip:900@example.com> ; tag\r\n = abc",
+    ] {
+        let request = s.dialog.by_caller("INFO", &s.phone).with("To", to);
+        s.phone.send(s.scene.phones(), request.text());
+        s.pbx1.expect("INFO ");
+    }
+}
+
 #[test]
 fn a_token_counts_in_every_method_of_dialogs_and_in_no_other() {
     let s = Split::start(51);

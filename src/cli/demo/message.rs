@@ -100,7 +100,9 @@ impl Message {
             Line::Request { method, uri } => format!("{method} {uri} SIP/2.0\r\n"),
             Line::Response { code, phrase } => format!("SIP/2.0 {code} {phrase}\r\n"),
         };
-        for (name, value) in self.fields.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("Content-Length")) {
+        for (name, value) in
+            self.fields.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("Content-Length"))
+        {
             out.push_str(&format!("{name}: {value}\r\n"));
         }
         out.push_str(&format!("Content-Length: {}\r\n\r\n{}", self.body.len(), self.body));
@@ -120,6 +122,14 @@ impl Message {
         match self.line {
             Line::Request { .. } => 0,
             Line::Response { code, .. } => code,
+        }
+    }
+
+    /// The reason phrase; empty of a request.
+    pub fn phrase(&self) -> &str {
+        match &self.line {
+            Line::Request { .. } => "",
+            Line::Response { phrase, .. } => phrase,
         }
     }
 
