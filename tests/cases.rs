@@ -10,6 +10,7 @@ fn each_case_is_explained_as_expected() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("routing/cases");
     let mut cases: Vec<_> =
         fs::read_dir(&folder).expect("routing/cases").flatten().map(|e| e.path()).collect();
+    cases.retain(|case| case.is_dir());
     cases.sort();
     assert!(cases.len() >= 10, "only {} cases found", cases.len());
     let mut wrong = Vec::new();

@@ -137,7 +137,7 @@ async fn rfc3903_a_publication_that_is_not_refreshed_is_forgotten() {
 
 #[tokio::test]
 async fn rfc3903_an_unknown_entity_tag_is_412_and_the_publisher_begins_anew() {
-    let Peers { journal, publisher, .. } = peers(6, Behaviour::default()).await;
+    let Peers { journal, publisher, pbx: _pbx, .. } = peers(6, Behaviour::default()).await;
     let mut publication = Publication::new("1001", "presence", 60);
     publisher.change(&mut publication, &State::new("open", 1)).await.expect("published");
     // A tag is good for its own resource and package only.

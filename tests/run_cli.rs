@@ -155,8 +155,8 @@ struct Router {
 
 impl Router {
     fn start(command: &mut Command, ip: &str) -> Router {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = child.spawn().expect("tidings");
+        let command = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("tidings");
         let stderr = child.stderr.take().expect("piped");
         let log = Arc::new(Mutex::new(String::new()));
         let theirs = log.clone();
@@ -167,8 +167,13 @@ impl Router {
                 log.push('\n');
             }
         });
-        let router = Router { child, log, ip: ip.to_owned() };
-        router.wait_log("ready");
+        let mut router = Router { child, log, ip: ip.to_owned() };
+        let end = Instant::now() + PATIENCE;
+        while !router.log().contains("ready") {
+            let status = router.child.try_wait().expect("wait");
+            assert!(status.is_none() && Instant::now() < end, "not ready ({status:?}):\n{}", router.log());
+            thread::sleep(Duration::from_millis(10));
+        }
         router
     }
 
@@ -444,7 +449,7 @@ fn it_ends_by_sigint_too() {
 #[test]
 fn the_line_is_there_at_any_level_and_as_json() {
     let house = House::new(12);
-    house.configure("\n[log]\njson = true\nlevel = \"error\"\n");
+    house.configure("\n[log]\nformat = \"json\"\nlevel = \"error\"\n");
     let router = house.run();
     let log = router.log();
     let line: serde_json::Value = serde_json::from_str(log.lines().next().expect("a line")).expect("JSON");
@@ -611,13 +616,21 @@ fn the_reload_command_tells_by_its_exit_code() {
 #[test]
 fn a_token_is_asked_for_where_one_is_set() {
     let house = House::new(26);
-    house.configure("token = \"open sesame\"\n");
+    house.configure("token = \"open-sesame-please\"\n");
     let router = house.run();
     assert_eq!(router.get("/readyz").0, 200, "probes need none");
     for path in ["/", "/metrics", "/api/v1/table"] {
         assert_eq!(router.get(path).0, 401, "{path}");
-        assert_eq!(router.http("GET", path, "Authorization: Bearer open sesam\r\n", "").0, 401, "{path}");
-        assert_eq!(router.http("GET", path, "Authorization: Bearer open sesame\r\n", "").0, 200, "{path}");
+        assert_eq!(
+            router.http("GET", path, "Authorization: Bearer open-sesame-pleas\r\n", "").0,
+            401,
+            "{path}"
+        );
+        assert_eq!(
+            router.http("GET", path, "Authorization: Bearer open-sesame-please\r\n", "").0,
+            200,
+            "{path}"
+        );
     }
     assert_eq!(router.http("POST", "/api/v1/reload", "", "").0, 401);
     let stranger = finish(&mut tidings(&["reload", "--admin", &house.admin()]));

@@ -261,10 +261,6 @@ impl Step for Relay {
             out.messages.push((target, start..out.bytes.len()));
         }
     }
-
-    fn version((): &()) -> u64 {
-        0
-    }
 }
 
 pub fn serve_loop() -> io::Result<()> {

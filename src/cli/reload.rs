@@ -52,11 +52,7 @@ pub fn run(args: &Args) -> Result<(), Fault> {
         }
         _ => {
             let text = body["text"].as_str().unwrap_or("no reason given");
-            let (before, last) = text.rsplit_once('\n').map_or(("", text), |(before, last)| (before, last));
-            if !before.is_empty() {
-                eprintln!("{before}");
-            }
-            Err(Fault::new(format_args!("the table was not taken, the present one stays: {last}")))
+            Err(Fault::new(format_args!("{text}; the table was not taken, the present one stays")))
         }
     }
 }

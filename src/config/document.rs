@@ -57,7 +57,7 @@ pub(super) fn open<'i>(file: &'i str, text: &'i str) -> (DeTable<'i>, Faults<'i>
         std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1)).collect();
     let mut faults = Faults { file, text, lines, broken: Vec::new(), list: Vec::new(), left_out: 0 };
     let (root, errors) = DeTable::parse_recoverable(text);
-    let mut broken_lines = Vec::new();
+    let (mut broken, mut broken_lines) = (Vec::new(), Vec::new());
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
         if error.message() == "duplicate key" {
@@ -69,11 +69,12 @@ pub(super) fn open<'i>(file: &'i str, text: &'i str) -> (DeTable<'i>, Faults<'i>
         let line = faults.line_of(span.start);
         if !broken_lines.contains(&line) && broken_lines.len() < MOST {
             broken_lines.push(line);
-            faults.broken.push(span.start);
-            faults.error(span, format!("not valid TOML: {}", error.message()));
+            faults.error(span.clone(), format!("not valid TOML: {}", error.message()));
+            broken.push(span.start);
         }
     }
-    faults.broken.sort_unstable();
+    broken.sort_unstable();
+    faults.broken = broken;
     (root.into_inner(), faults)
 }
 
@@ -119,6 +120,9 @@ pub(super) fn suggestion<'k>(word: &str, known: impl IntoIterator<Item = &'k str
     }
 }
 
+/// Names looked at for a suggestion, at most.
+const MOST_NAMES: usize = 200;
+
 /// The nearest of `known`: at most a third of the letters differ, case does not count much.
 pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
     let word: Vec<char> = word.chars().take(65).collect();
@@ -128,6 +132,7 @@ pub(super) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) 
     let allowed = (word.len() / 3).max(1);
     known
         .into_iter()
+        .take(MOST_NAMES)
         .filter(|candidate| candidate.len() <= 64 && candidate.len().abs_diff(word.len()) <= allowed + 3)
         .map(|candidate| (distance(&word, candidate), candidate))
         .filter(|(distance, _)| *distance <= allowed)
@@ -184,8 +189,13 @@ impl<'i> Faults<'i> {
         known: impl IntoIterator<Item = &'k str>,
     ) {
         let name = key.get_ref();
-        let near = suggestion(name, known);
+        let near = self.suggestion(name, known);
         self.error(key.span(), format!("unknown key {} in {section}{near}", quoted(name)));
+    }
+
+    /// As the function of this name, but nothing once faults are only counted.
+    pub fn suggestion<'k>(&self, word: &str, known: impl IntoIterator<Item = &'k str>) -> String {
+        if self.list.len() < MOST { suggestion(word, known) } else { String::new() }
     }
 
     /// A key whose feature this version does not have. `instead` says what to do.
@@ -387,8 +397,7 @@ impl<'i> Faults<'i> {
             return;
         }
         let line = self.line_of(offset.min(self.text.len()));
-        let broken_here = self.broken.iter().any(|at| self.line_of(*at) == line && *at != offset);
-        if broken_here && !message.starts_with("not valid TOML") {
+        if self.broken.iter().any(|at| self.line_of(*at) == line) {
             return;
         }
         let Place { line, column, text } = self.place(offset);

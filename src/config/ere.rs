@@ -1,9 +1,9 @@
 //! POSIX extended regular expressions, translated to the syntax of regex-syntax (SPEC 5.1: Asterisk's filters).
 //!
 //! The meaning is that of glibc's `regcomp` with REG_EXTENDED and REG_ICASE in the C locale, which is what Asterisk
-//! compiles its filters with: bytes, no multi-line mode, GNU's `\w \W \s \S \b \B \< \> \` \'`, `\d` a plain `d`. What
+//! compiles its filters with: bytes, no multi-line mode, GNU's `\w \W \s \S \b \B \< \> \` \'`. What
 //! `regcomp` refuses is refused here, and so are the few things that cannot be translated (back-references, collating
-//! elements of several characters). `tests/ere.rs` compares both on generated patterns.
+//! elements of several characters, other escaped letters such as `\d`). `tests/ere.rs` compares both on generated patterns.
 //!
 //! Case: glibc folds pattern and text to capitals before it compares, also the ends of a range, so `[Z-a]` is an error
 //! and `[_-~]` takes no letter. Sets are computed here by that rule; for the rest `(?i)` says the same.
@@ -187,6 +187,10 @@ impl Translator<'_> {
                 });
                 self.at += 2;
                 return Ok(());
+            }
+            // POSIX gives it no meaning, and glibc compares it with capitals: `\d` matches nothing at all there.
+            b'a'..=b'z' | b'A'..=b'Z' => {
+                return self.fail(self.at, "this escape has no meaning in POSIX; digits are [0-9]");
             }
             _ => {
                 self.at += 1;
@@ -406,7 +410,7 @@ mod tests {
 
     #[test]
     fn escapes_as_glibc_reads_them() {
-        assert_eq!(ok("\\.\\d\\n)\\{"), "(?is-u)\\.dn\\)\\{");
+        assert_eq!(ok("\\.\\0)\\{"), "(?is-u)\\.0\\)\\{");
         assert_eq!(ok("\\w\\<x\\>"), "(?is-u)[0-9A-Za-z_]\\b{start}x\\b{end}");
         assert_eq!(ok("é}"), "(?is-u)\\xc3\\xa9\\}");
     }
@@ -434,6 +438,7 @@ mod tests {
             ("[[:digit:]-z]", 2, "begin a range"),
             ("[[.ch.]]", 2, "collating"),
             ("(a)\\1", 4, "back-references"),
+            ("é\\d", 2, "no meaning"),
             ("a\\", 2, "at the end"),
         ] {
             let error = translate(ere).expect_err(ere);

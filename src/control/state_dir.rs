@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::StartError;
+use super::{StartError, tables::Failure};
 use crate::config::{Settings, settings::parse_ring};
 
 /// Mode of every file in it.
@@ -90,7 +90,9 @@ pub fn read_keys(path: &Path) -> Result<Vec<(u8, [u8; 16])>, StartError> {
     }
     let mut text = String::new();
     io::Read::read_to_string(&mut file, &mut text).map_err(fault)?;
-    parse_ring(&path.to_string_lossy(), &text).map_err(StartError::Diagnostics)
+    let name = path.display().to_string();
+    parse_ring(&name, &text)
+        .map_err(|faults| StartError::Refused(Failure::of(&name, crate::net::now().unix_s, faults)))
 }
 
 /// Random bytes from the system.

@@ -80,7 +80,18 @@ pub struct Failure {
     pub diagnostics: Vec<Diagnostic>,
 }
 
+impl Failure {
+    /// A file with these faults.
+    pub fn of(source: &str, unix_s: u64, diagnostics: Vec<Diagnostic>) -> Failure {
+        let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
+        let s = if errors == 1 { "" } else { "s" };
+        let message = format!("{source}: {errors} error{s}");
+        Failure { source: source.to_owned(), unix_s, message, diagnostics }
+    }
+}
+
 impl fmt::Display for Failure {
+    /// The faults, then the one line.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for diagnostic in &self.diagnostics {
             writeln!(out, "{diagnostic}")?;
@@ -358,7 +369,7 @@ fn compile(ground: &Ground, job: &Job, before: Option<&Table>, now: u64) -> Resu
     let listeners = &ground.settings.listen;
     let faults = config::table::check_listeners(&spec, listeners);
     if !faults.is_empty() {
-        return Err(refused(&source, now, faults));
+        return Err(Failure::of(&source, now, faults));
     }
     let context = route::Context {
         listeners,
@@ -372,7 +383,7 @@ fn compile(ground: &Ground, job: &Job, before: Option<&Table>, now: u64) -> Resu
         previous: before,
     };
     let (rules, pools) =
-        route::compile(&spec, &context).map_err(|diagnostics| refused(&source, now, diagnostics))?;
+        route::compile(&spec, &context).map_err(|diagnostics| Failure::of(&source, now, diagnostics))?;
     let loaded = Loaded {
         version: before.map_or(0, |before| before.version) + 1,
         source,
@@ -402,14 +413,7 @@ fn read(source: &TableSource, now: u64) -> Result<(TableSpec, Vec<Diagnostic>), 
             &from_file
         }
     };
-    config::table::parse(&name, text).map_err(|diagnostics| refused(&name, now, diagnostics))
-}
-
-fn refused(source: &str, now: u64, diagnostics: Vec<Diagnostic>) -> Failure {
-    let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
-    let s = if errors == 1 { "" } else { "s" };
-    let message = format!("{source}: {errors} error{s}");
-    Failure { source: source.to_owned(), unix_s: now, message, diagnostics }
+    config::table::parse(&name, text).map_err(|diagnostics| Failure::of(&name, now, diagnostics))
 }
 
 fn tell(process: &Process, loaded: &Loaded) {

@@ -107,6 +107,11 @@ impl Core {
     ) {
         let Core { index, setup, shared, proxy } = self;
         let turn = Turn { now, setup, shared, table, arrival };
+        if !R::ON && !shared.unreachable.is_empty() {
+            // Whatever it is that a flow says, keep-alives too: it is alive again (SPEC 3.5).
+            let flow = setup.listener(arrival.listener).flow(arrival.local, arrival.peer);
+            shared.unreachable.clear(&flow.without_local());
+        }
         match index.scan(bytes, &setup.limits) {
             Ok(view) => match view.start() {
                 Start::Request { .. } => proxy.request(&turn, &view, out, rec),

@@ -10,6 +10,7 @@
 
 pub mod http;
 pub mod kamailio;
+pub mod load;
 pub mod message;
 pub mod metrics;
 pub mod party;

@@ -77,7 +77,15 @@ fn a_registration_is_not_ended_by_another_user() {
 fn a_flow_moves_by_a_2xx_of_the_backend_alone() {
     let (scene, victim, hostile, pbx) = two_phones(46);
     let dialog = Dialog::subscribe(&scene, &victim, &pbx);
-    for status in ["100 Trying", "183 Progress", "302 Moved", "401 Unauthorized", "481 Gone", "500 Lower CSeq", "603 No"] {
+    for status in [
+        "100 Trying",
+        "183 Progress",
+        "302 Moved",
+        "401 Unauthorized",
+        "481 Gone",
+        "500 Lower CSeq",
+        "603 No",
+    ] {
         let request = dialog.by_caller("SUBSCRIBE", &hostile);
         hostile.send(first_route(&request), request.text());
         let got = pbx.expect("SUBSCRIBE ");

@@ -72,7 +72,8 @@ fn the_host_of_the_request_uri_is_no_address_for_a_clients_request() {
     // A secure URI needs a TLS next hop (SPEC 3.3): there is none.
     phone.send(scene.phones(), Request::new("INVITE", uris[4], &phone).text());
     phone.expect("SIP/2.0 480");
-    let secure = Request::new("INVITE", "sip:1000@example.com", &phone).and("Route", "<sips:127.40.32.99;lr>");
+    let secure =
+        Request::new("INVITE", "sip:1000@example.com", &phone).and("Route", "<sips:127.40.32.99;lr>");
     phone.send(scene.phones(), secure.text());
     phone.expect("SIP/2.0 480");
     scene.quiet(&[&third, &pbx]);

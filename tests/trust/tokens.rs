@@ -93,7 +93,11 @@ fn what_only_looks_like_a_to_tag_is_none() {
         }
         s.scene.quiet(&[&s.pbx1, &s.pbx2]);
     }
-    for to in ["sip:900@example.com;tag=abc", "<sip:900@example.com>;x;TAG=abc", "<sip:900@example.com> ; tag\r\n = abc"] {
+    for to in [
+        "sip:900@example.com;tag=abc",
+        "<sip:900@example.com>;x;TAG=abc",
+        "<sip:900@example.com> ; tag\r\n = abc",
+    ] {
         let request = s.dialog.by_caller("INFO", &s.phone).with("To", to);
         s.phone.send(s.scene.phones(), request.text());
         s.pbx1.expect("INFO ");

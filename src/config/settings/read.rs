@@ -8,7 +8,7 @@ use toml::de::{DeTable, DeValue};
 use super::{
     super::{
         diagnostic::Diagnostic,
-        document::{self, Faults, Text, Value, in_order, quoted, suggestion},
+        document::{self, Faults, Text, Value, in_order, quoted},
         headers,
     },
     Admin, Limits, ListenSpec, Log, Settings, Side, Timers, Tokens, Trust, Udp, Workers, default_listener,
@@ -205,7 +205,7 @@ fn listener_transport(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<Tran
             ),
         ),
         None => {
-            let near = suggestion(text.value, Transport::ALL.map(Transport::label));
+            let near = faults.suggestion(text.value, Transport::ALL.map(Transport::label));
             faults.error(text.span, format!("unknown transport {}{near}", quoted(text.value)));
         }
     }
@@ -219,7 +219,7 @@ fn listener_side(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<Side> {
         "backends" => Some(Side::Backends),
         "both" => Some(Side::Both),
         other => {
-            let near = suggestion(other, ["clients", "backends", "both"]);
+            let near = faults.suggestion(other, ["clients", "backends", "both"]);
             let message = format!("unknown side {}{near} (clients, backends, both)", quoted(other));
             faults.error(text.span, message);
             None

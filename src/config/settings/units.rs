@@ -1,7 +1,7 @@
 //! Durations (`30s`), sizes (`8MiB`), hosts and socket addresses as the configuration writes them.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
 
@@ -56,17 +56,16 @@ pub(crate) fn host_port(written: &str) -> Option<(String, Option<u16>)> {
     if let Ok(address) = written.parse::<SocketAddr>() {
         return (address.port() != 0).then(|| (address.ip().to_string(), Some(address.port())));
     }
-    let (host, port) = match written.rsplit_once(':') {
+    if let Some(inner) = written.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        return Some((inner.parse::<Ipv6Addr>().ok()?.to_string(), None));
+    }
+    let (host, port) = match written.split_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => {
             (host, Some(port.parse::<u16>().ok().filter(|port| *port != 0)?))
         }
         Some(_) => return None,
         None => (written, None),
     };
-    if let Some(inner) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        let address = inner.parse::<std::net::Ipv6Addr>().ok()?;
-        return Some((address.to_string(), port));
-    }
     // A host name ends in a label that begins with a letter (RFC 3261 25.1): 300.1.2.3 is no name.
     let name = host.strip_suffix('.').unwrap_or(host);
     let label = |label: &str| {

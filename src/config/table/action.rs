@@ -1,12 +1,12 @@
 //! The action of a rule (SPEC 5.2): `route`, `reply`, `redirect` or `drop`, exactly one.
 
-use std::{collections::HashSet, ops::Range};
+use std::{collections::BTreeSet, ops::Range};
 
 use toml::de::{DeTable, DeValue};
 
 use super::{
     super::{
-        document::{Faults, Key, Text, Value, in_order, quoted, suggestion},
+        document::{Faults, Key, Text, Value, in_order, quoted},
         headers,
     },
     ActionSpec,
@@ -20,7 +20,7 @@ pub(super) fn action<'i>(
     faults: &mut Faults<'i>,
     table: &DeTable<'i>,
     header: &Range<usize>,
-    pools: &HashSet<String>,
+    pools: &BTreeSet<String>,
 ) -> Option<(ActionSpec, Range<usize>)> {
     let mut found: Option<&Key<'i>> = None;
     let mut out = None;
@@ -47,7 +47,7 @@ fn one<'i>(
     faults: &mut Faults<'i>,
     key: &Key<'i>,
     value: &Value<'i>,
-    pools: &HashSet<String>,
+    pools: &BTreeSet<String>,
 ) -> Option<ActionSpec> {
     match key.get_ref().as_ref() {
         "route" => {
@@ -60,7 +60,7 @@ fn one<'i>(
                     let words = ["flow", "request-uri"].into_iter().chain(pools.iter().map(String::as_str));
                     faults.error(
                         text.span,
-                        format!("unknown pool {}{}", quoted(pool), suggestion(pool, words)),
+                        format!("unknown pool {}{}", quoted(pool), faults.suggestion(pool, words)),
                     );
                     None
                 }
@@ -90,7 +90,7 @@ fn one<'i>(
     }
 }
 
-fn redirect(faults: &mut Faults<'_>, value: &Value<'_>, pools: &HashSet<String>) -> Option<ActionSpec> {
+fn redirect(faults: &mut Faults<'_>, value: &Value<'_>, pools: &BTreeSet<String>) -> Option<ActionSpec> {
     let text = faults.string("redirect", value)?;
     if pools.contains(text.value) {
         return Some(ActionSpec::RedirectPool(text.value.to_owned()));
@@ -102,7 +102,7 @@ fn redirect(faults: &mut Faults<'_>, value: &Value<'_>, pools: &HashSet<String>)
             Some(fault) => format!("redirect: {} {fault}", quoted(text.value)),
         },
         _ => {
-            let near = suggestion(text.value, pools.iter().map(String::as_str));
+            let near = faults.suggestion(text.value, pools.iter().map(String::as_str));
             format!("redirect: {} is neither a pool nor a SIP URI{near}", quoted(text.value))
         }
     };
@@ -164,6 +164,13 @@ fn reply_headers(faults: &mut Faults<'_>, value: &Value<'_>) -> Vec<(String, Str
         if let Err(why) = headers::repliable(name) {
             faults.error(key.span(), why);
             continue;
+        }
+        if let DeValue::Integer(number) = value.get_ref() {
+            // Retry-After = 30
+            if number.radix() == 10 {
+                out.push((name.to_owned(), number.as_str().to_owned()));
+                continue;
+            }
         }
         for text in faults.strings(name, value) {
             if headers::is_value(text.value) {

@@ -9,7 +9,7 @@ use std::{
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    super::document::{Faults, Text, Value, in_order, quoted, suggestion},
+    super::document::{Faults, Text, Value, in_order, quoted},
     AdminState, BackendSpec,
 };
 use crate::wire::Transport;
@@ -138,7 +138,7 @@ fn admin_state(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<AdminState>
         "drain" => Some(AdminState::Drain),
         "off" => Some(AdminState::Off),
         other => {
-            let near = suggestion(other, ["active", "drain", "off"]);
+            let near = faults.suggestion(other, ["active", "drain", "off"]);
             faults.error(text.span, format!("unknown state {}{near} (active, drain, off)", quoted(other)));
             None
         }

@@ -1,12 +1,12 @@
 //! `match` of a rule (SPEC 5.1): plain keys, and regexes on headers and body fields. All keys that are there must hold.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 
 use toml::de::{DeTable, DeValue};
 
 use super::{
     super::{
-        document::{Faults, Key, Text, Value, in_order, quoted, suggestion},
+        document::{Faults, Key, Text, Value, in_order, quoted},
         headers,
         settings::network,
     },
@@ -35,7 +35,7 @@ const KEYS: [&str; 15] = [
 /// What a match is read into, beside what it needs from the rest of the table.
 pub(super) struct Context<'c> {
     pub rule: &'c str,
-    pub pools: &'c HashSet<String>,
+    pub pools: &'c BTreeSet<String>,
     pub uses: &'c mut Vec<ListenerUse>,
 }
 
@@ -80,7 +80,6 @@ pub(super) fn matches<'i>(
             },
         }
     }
-    repeated(faults, table, &out);
     out
 }
 
@@ -99,7 +98,12 @@ fn dotted<'i>(
             faults.error(key.span(), format!("{} is no header name", quoted(field)));
             return;
         }
-        regex(faults, &name, value, Subject::Header(headers::canonical(field).into()), out);
+        // By two of its names (header.f, header.From) one header would have two patterns that both must hold: a slip.
+        let subject = Subject::Header(headers::canonical(field).into());
+        if out.patterns.iter().any(|pattern| pattern.subject == subject) {
+            faults.error(key.span(), format!("{name}: this match looks at that header already"));
+        }
+        regex(faults, &name, value, subject, out);
     } else if field.is_empty() || field.len() > 256 {
         faults.error(key.span(), format!("{} is no name of a body field", quoted(field)));
     } else if field == "raw" {
@@ -117,17 +121,6 @@ fn regex(faults: &mut Faults<'_>, key: &str, value: &Value<'_>, subject: Subject
 fn filter(faults: &mut Faults<'_>, key: &str, value: &Value<'_>, member: &str, out: &mut MatchSpec) {
     let Some(text) = faults.string(key, value) else { return };
     out.patterns.extend(pattern::filter(faults, key, &text, member));
-}
-
-/// One header by two names (`header.f`, `header.From`) would be two patterns that both must hold: surely a slip.
-fn repeated(faults: &mut Faults<'_>, table: &DeTable<'_>, out: &MatchSpec) {
-    let mut seen = HashSet::new();
-    for pattern in out.patterns.iter().filter(|pattern| matches!(pattern.subject, Subject::Header(_))) {
-        if !seen.insert(&pattern.subject) {
-            let span = table.iter().next().map_or(0..0, |(key, _)| key.span());
-            faults.error(span, format!("{}: this match looks at one header twice", pattern.key));
-        }
-    }
 }
 
 fn methods(faults: &mut Faults<'_>, value: &Value<'_>) -> Vec<(Method, Box<str>)> {
@@ -149,7 +142,7 @@ fn methods(faults: &mut Faults<'_>, value: &Value<'_>) -> Vec<(Method, Box<str>)
                 let message = format!("methods are written in capitals (RFC 3261 7.1): {}", quoted(exact));
                 faults.error(text.span.clone(), message);
             } else {
-                let near = suggestion(text.value, known());
+                let near = faults.suggestion(text.value, known());
                 if !near.is_empty() {
                     faults.warning(text.span.clone(), format!("unknown method {}{near}", quoted(text.value)));
                 }
@@ -181,7 +174,7 @@ fn events(faults: &mut Faults<'_>, value: &Value<'_>) -> Vec<Box<str>> {
     out
 }
 
-fn sources(faults: &mut Faults<'_>, value: &Value<'_>, pools: &HashSet<String>) -> Vec<SourceSpec> {
+fn sources(faults: &mut Faults<'_>, value: &Value<'_>, pools: &BTreeSet<String>) -> Vec<SourceSpec> {
     let mut out: Vec<SourceSpec> = Vec::new();
     for text in faults.strings("source", value) {
         let Some(source) = source(faults, &text, pools) else { continue };
@@ -194,7 +187,7 @@ fn sources(faults: &mut Faults<'_>, value: &Value<'_>, pools: &HashSet<String>) 
     out
 }
 
-fn source(faults: &mut Faults<'_>, text: &Text<'_>, pools: &HashSet<String>) -> Option<SourceSpec> {
+fn source(faults: &mut Faults<'_>, text: &Text<'_>, pools: &BTreeSet<String>) -> Option<SourceSpec> {
     match text.value {
         "backends" => return Some(SourceSpec::Backends),
         "clients" => return Some(SourceSpec::Clients),
@@ -214,7 +207,7 @@ fn source(faults: &mut Faults<'_>, text: &Text<'_>, pools: &HashSet<String>) -> 
         format!("{} is not an address or prefix such as \"192.0.2.0/24\"", quoted(text.value))
     } else {
         let words = ["backends", "clients"].into_iter().chain(pools.iter().map(String::as_str));
-        let near = suggestion(text.value, words);
+        let near = faults.suggestion(text.value, words);
         format!("unknown source {}{near} (a prefix, backends, clients or a pool)", quoted(text.value))
     };
     faults.error(text.span.clone(), message);
@@ -226,7 +219,7 @@ fn transports(faults: &mut Faults<'_>, value: &Value<'_>) -> Vec<Transport> {
     for text in faults.strings("transport", value) {
         let Some(transport) = Transport::ALL.into_iter().find(|transport| transport.label() == text.value)
         else {
-            let near = suggestion(text.value, Transport::ALL.map(Transport::label));
+            let near = faults.suggestion(text.value, Transport::ALL.map(Transport::label));
             faults.error(text.span, format!("unknown transport {}{near}", quoted(text.value)));
             continue;
         };

@@ -25,7 +25,7 @@ pub fn hir(regex: &str) -> Result<Hir, Box<regex_syntax::Error>> {
     let parse = |unicode: bool| {
         ParserBuilder::new().utf8(false).unicode(unicode).dot_matches_new_line(true).build().parse(regex)
     };
-    parse(false).or_else(|first| parse(true).map_err(|_| Box::new(first)))
+    parse(false).or_else(|_| parse(true)).map_err(Box::new)
 }
 
 /// A regex of this key over this subject.

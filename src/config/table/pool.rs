@@ -6,7 +6,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::{
     super::{
-        document::{Faults, Text, Value, in_order, quoted, suggestion},
+        document::{Faults, Text, Value, in_order, quoted},
         headers,
         settings::network,
     },
@@ -178,7 +178,10 @@ fn balance(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<Balance> {
                 return Some(Balance::Header(headers::canonical(name).into()));
             }
             Some(name) => format!("balance: {} is no header name", quoted(name)),
-            None => format!("unknown balance {}{}", quoted(other), suggestion(other, BALANCES)),
+            None => {
+                let near = faults.suggestion(other, BALANCES);
+                format!("unknown balance {}{near} ({})", quoted(other), BALANCES.join(", "))
+            }
         },
     };
     faults.error(text.span, fault);

@@ -1,7 +1,7 @@
 //! `[[rule]]`: what it matches, its one action, and what stands beside the action (SPEC 5.2).
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     ops::Range,
 };
 
@@ -42,7 +42,7 @@ pub(super) fn rules<'i>(
     spec: &mut TableSpec,
     lints: &mut Places,
 ) {
-    let pools: HashSet<String> = spec.pools.iter().map(|pool| pool.name.clone()).collect();
+    let pools: BTreeSet<String> = spec.pools.iter().map(|pool| pool.name.clone()).collect();
     let mut names: HashMap<String, usize> = HashMap::new();
     for (table, span) in faults.tables("rule", value) {
         let line = faults.line_of(span.start);
