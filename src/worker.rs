@@ -289,6 +289,7 @@ impl<S: Step> Lane<S> {
         let swapped = !Arc::ptr_eq(self.cache.load(), &self.table);
         if swapped {
             self.table = self.cache.load().clone();
+            self.stats.add(Counter::Swaps, 1);
         }
         if swapped || self.now.mono_ms >= self.next_tick_ms {
             self.tick();

@@ -97,15 +97,10 @@ impl Script {
         }
     }
 
-    /// Writes the 200 to a request as it was received: its Via and Record-Route lines come first.
+    /// Writes the 200 to a request as it was received: its Via and Record-Route lines come first, as they stand.
     pub fn answer(&self, ask: Ask, id: &Id, request: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(b"SIP/2.0 200 OK\r\n");
-        for line in lines(request, b"Via: ") {
-            out.extend_from_slice(line);
-        }
-        for line in lines(request, b"Record-Route: ") {
-            out.extend_from_slice(line);
-        }
+        out.extend_from_slice(top(request));
         self.answers[ask as usize].write(id, out);
     }
 }
@@ -113,26 +108,21 @@ impl Script {
 /// The Route line that follows from the Record-Route that a router put into this request.
 pub fn learn_route(request: &[u8], route: &mut Vec<u8>) {
     route.clear();
-    if let Some(line) = lines(request, b"Record-Route: ").next() {
-        route.extend_from_slice(&line[b"Record-".len()..]);
+    let top = top(request);
+    if let Some(at) = memmem::find(top, b"Record-Route: ") {
+        let line = &top[at + b"Record-".len()..];
+        route.extend_from_slice(&line[..memchr::memchr(b'\n', line).map_or(line.len(), |end| end + 1)]);
     }
 }
 
-/// The whole header lines that begin with `name`, where they stand together.
-fn lines<'a>(message: &'a [u8], name: &'static [u8]) -> impl Iterator<Item = &'a [u8]> {
-    let mut at = match name {
-        b"Via: " => memmem::find(message, b"\r\nVia: ").map(|i| i + 2),
-        _ => memmem::find(message, b"\r\nRecord-Route: ").map(|i| i + 2),
-    };
-    std::iter::from_fn(move || {
-        let rest = &message[at?..];
-        if !rest.starts_with(name) {
-            return None;
-        }
-        let line = &rest[..memchr::memchr(b'\n', rest)? + 1];
-        at = at.map(|a| a + line.len());
-        Some(line)
-    })
+/// The Via and Record-Route lines at the top: our requests begin with Via, and routers put theirs above or beside it.
+fn top(request: &[u8]) -> &[u8] {
+    let start = memchr::memchr(b'\n', request).map_or(request.len(), |end| end + 1);
+    let mut rest = &request[start..];
+    while rest.starts_with(b"Via: ") || rest.starts_with(b"Record-Route: ") {
+        rest = &rest[memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1)..];
+    }
+    &request[start..request.len() - rest.len()]
 }
 
 const SUBSCRIBE: &str = "SUBSCRIBE sip:1042@pbx.example.org SIP/2.0

@@ -141,7 +141,11 @@ impl fmt::Display for Explanation {
         for sent in &self.sent {
             writeln!(f, "\nsent to {} by listener {}:\n", sent.to, sent.by)?;
             for line in sent.message.split_inclusive("\r\n") {
-                writeln!(f, "    {}", line.trim_end_matches(['\r', '\n']).escape_debug())?;
+                // What a peer wrote must not drive the terminal.
+                let line = line
+                    .trim_end_matches(['\r', '\n'])
+                    .replace(|c: char| c.is_control() && c != '\t', "\u{fffd}");
+                writeln!(f, "{}", format!("    {line}").trim_end())?;
             }
         }
         Ok(())

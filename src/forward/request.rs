@@ -376,7 +376,7 @@ impl Proxy {
         let (branch, stripped) = write::request(request, plan, &mut self.edits, out);
         if R::ON {
             if stripped > 0 {
-                rec.step("strip", format_args!("{stripped} header fields that are not a client's to write"));
+                rec.step("strip", format_args!("{stripped} header field(s) that no client may write"));
             }
             rec.step("forward", format_args!("{}", hop_text(&plan.hop)));
             return;

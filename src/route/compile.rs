@@ -211,6 +211,7 @@ impl<'a> Work<'a> {
         let index =
             if self.faults.is_empty() { reach::build(&mut matcher, previous) } else { Index::default() };
         let (allow_events, packages) = self.packages();
+        rules.iter_mut().for_each(|rule| rule.action.say_allowed(&allow_events));
         Rules { strip: self.strip(), allow_events, rules, matcher, index, compiled, packages }
     }
 

@@ -2,6 +2,7 @@
 
 pub mod balance;
 mod caches;
+mod chain;
 pub mod compile;
 pub mod facts;
 mod index;

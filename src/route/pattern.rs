@@ -1,8 +1,8 @@
 //! One compiled regex, interned by its text across versions of the table, and what a text must contain to match it.
 //!
-//! The engine is a small dense DFA: it needs no cache, so ten thousand of them cost a worker nothing, and it reads one
-//! byte per step whatever the pattern. A pattern whose DFA would be large gets the general engine of regex-automata,
-//! whose cache lives in the worker's `Scratch` (a shared one would be a lock).
+//! The plain ones are a `Chain`, a few bytes each. Others are a small dense DFA: it needs no cache, so ten thousand of them
+//! cost a worker nothing, and it reads one byte per step whatever the pattern. A pattern whose DFA would be large gets the
+//! general engine of regex-automata, whose cache lives in the worker's `Scratch` (a shared one would be a lock).
 //!
 //! What comes by the wire is bytes, not text: where the pattern allows it, `.` and `[^@]` take any byte, so that nobody
 //! walks around a filter by a byte that is not UTF-8. Patterns that need Unicode (`\p{L}`, `[äö]`) are compiled so.
@@ -20,7 +20,7 @@ use regex_automata::{
 };
 use regex_syntax::hir::Hir;
 
-use super::{caches::Caches, literal};
+use super::{caches::Caches, chain::Chain, literal};
 
 /// Beyond this a pattern is not worth a DFA of its own.
 const DFA_BYTES: usize = 128 * 1024;
@@ -36,6 +36,7 @@ pub struct Compiled {
 }
 
 enum Engine {
+    Chain(Chain),
     Dfa(Box<dense::DFA<Vec<u32>>>),
     Meta { regex: Box<meta::Regex>, id: u64 },
 }
@@ -70,41 +71,47 @@ fn last_line(text: &str) -> String {
 impl Compiled {
     pub fn new(text: &str) -> Result<Arc<Compiled>, String> {
         let hir = parse(text)?;
-        let nfa = nfa(&[&hir], NFA_BYTES)?;
-        let config = dense::Config::new()
-            .start_kind(StartKind::Unanchored)
-            .accelerate(false)
-            .dfa_size_limit(Some(DFA_BYTES))
-            .determinize_size_limit(Some(8 * DFA_BYTES));
-        let engine = match dense::Builder::new().configure(config).build_from_nfa(&nfa) {
-            Ok(dfa) => Engine::Dfa(Box::new(dfa)),
-            Err(_) => {
-                let config = meta::Config::new()
-                    .utf8_empty(false)
-                    .which_captures(WhichCaptures::None)
-                    .nfa_size_limit(Some(NFA_BYTES))
-                    .dfa(false)
-                    .onepass(false)
-                    .backtrack(false);
-                let regex = meta::Builder::new()
-                    .configure(config)
-                    .build_from_hir(&hir)
-                    .map_err(|e| last_line(&e.to_string()))?;
-                Engine::Meta { regex: Box::new(regex), id: engine_id() }
-            }
+        let engine = match Chain::new(&hir) {
+            Some(chain) => Engine::Chain(chain),
+            None => Engine::of(&hir)?,
         };
         Ok(Arc::new(Compiled { text: text.into(), engine, needs: literal::needs(&hir).into() }))
     }
 
     /// Does the pattern match anywhere in `value`?
     pub(super) fn is_match(&self, value: &[u8], caches: &mut Caches) -> bool {
-        let input = Input::new(value).earliest(true);
+        let input = || Input::new(value).earliest(true);
         match &self.engine {
-            Engine::Dfa(dfa) => dfa.try_search_fwd(&input).is_ok_and(|found| found.is_some()),
+            Engine::Chain(chain) => chain.is_match(value),
+            Engine::Dfa(dfa) => dfa.try_search_fwd(&input()).is_ok_and(|found| found.is_some()),
             Engine::Meta { regex, id } => {
-                regex.search_half_with(caches.meta(*id, || regex.create_cache()), &input).is_some()
+                regex.search_half_with(caches.meta(*id, || regex.create_cache()), &input()).is_some()
             }
         }
+    }
+}
+
+impl Engine {
+    fn of(hir: &Hir) -> Result<Engine, String> {
+        let nfa = nfa(&[hir], NFA_BYTES)?;
+        let config = dense::Config::new()
+            .start_kind(StartKind::Unanchored)
+            .accelerate(false)
+            .dfa_size_limit(Some(DFA_BYTES))
+            .determinize_size_limit(Some(8 * DFA_BYTES));
+        if let Ok(dfa) = dense::Builder::new().configure(config).build_from_nfa(&nfa) {
+            return Ok(Engine::Dfa(Box::new(dfa)));
+        }
+        let config = meta::Config::new()
+            .utf8_empty(false)
+            .which_captures(WhichCaptures::Implicit)
+            .nfa_size_limit(Some(NFA_BYTES))
+            .dfa(false)
+            .onepass(false)
+            .backtrack(false);
+        let regex = meta::Builder::new().configure(config).build_from_hir(hir);
+        let regex = Box::new(regex.map_err(|e| last_line(&e.to_string()))?);
+        Ok(Engine::Meta { regex, id: engine_id() })
     }
 }
 

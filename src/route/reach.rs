@@ -316,7 +316,7 @@ impl Draft {
                     **automaton = contiguous::NFA::builder()
                         .match_kind(MatchKind::Standard)
                         .prefilter(false)
-                        .build(&literals)
+                        .build(shortest(&literals))
                         .expect("fewer literals than an automaton can number");
                 }
                 search
@@ -343,6 +343,45 @@ impl Draft {
     }
 }
 
+/// Of many literals no more is searched than tells them apart: each further byte would be one more state, and one more
+/// cache line. What is found is a candidate, whole literal or not.
+fn shortest(literals: &[Box<[u8]>]) -> Vec<&[u8]> {
+    const MANY: usize = 64;
+    const SHORT: usize = 8;
+    let mut cut: Vec<&[u8]> = literals.iter().map(|l| &**l).collect();
+    if literals.len() < MANY {
+        return cut;
+    }
+    let mut order: Vec<usize> = (0..literals.len()).collect();
+    order.sort_unstable_by_key(|&n| &literals[n]);
+    let shared =
+        |a: usize, b: usize| literals[a].iter().zip(&literals[b]).take_while(|(a, b)| a == b).count();
+    for (n, &at) in order.iter().enumerate() {
+        let before = n.checked_sub(1).map_or(0, |before| shared(order[before], at));
+        let behind = order.get(n + 1).map_or(0, |&behind| shared(at, behind));
+        let length = (before.max(behind) + 1).max(SHORT).min(literals[at].len());
+        cut[at] = &literals[at][..length];
+    }
+    cut
+}
+
 fn search(subject: u32, engine: Engine, lists: Vec<List>) -> Search {
     Search { subject, earliest: END, methods: 0, absent: None, lists, engine }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_literals_are_cut_to_what_tells_them_apart() {
+        let literals: Vec<Box<[u8]>> =
+            (0..200).map(|n| format!("@tenant{n}.example.com").into_bytes().into()).collect();
+        let cut = shortest(&literals);
+        assert_eq!(cut[1], b"@tenant1.", "tenant10 would find tenant1 otherwise");
+        assert_eq!(cut[199], b"@tenant199");
+        let distinct: std::collections::HashSet<_> = cut.iter().collect();
+        assert_eq!(distinct.len(), 200);
+        assert_eq!(shortest(&literals[..3])[1], b"@tenant1.example.com", "few literals stay whole");
+    }
 }

@@ -12,7 +12,7 @@ use super::{
     pool::Pools,
     record::{MatchKey, Recorder},
 };
-use crate::config::table::Template;
+use crate::{config::table::Template, wire::name::same_name};
 
 /// What a rule does (SPEC 5.2).
 #[derive(Clone, Debug)]
@@ -30,6 +30,19 @@ pub enum Action {
     RedirectUri(Box<str>),
     RedirectPool(u16),
     Drop,
+}
+
+impl Action {
+    /// A 489 says which packages are served (RFC 6665 8.3.2), where the table does not say it itself.
+    pub(super) fn say_allowed(&mut self, allow_events: &str) {
+        let Action::Reply { code: 489, headers, .. } = self else { return };
+        let named =
+            |line: &[u8]| line.split(|&b| b == b':').next().is_some_and(|n| same_name(n, b"allow-events"));
+        if allow_events.is_empty() || headers.split(|&b| b == b'\n').any(named) {
+            return;
+        }
+        *headers = [headers, format!("Allow-Events: {allow_events}\r\n").as_bytes()].concat().into();
+    }
 }
 
 /// `set.HEADER`: replaces all fields of that name.

@@ -111,12 +111,17 @@ impl Process {
     /// Resident memory in KiB.
     #[track_caller]
     pub fn resident_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("it runs");
-        let line =
-            status.lines().find(|line| line.starts_with("VmRSS:")).expect("a running process has VmRSS");
-        let digits: String = line.chars().filter(char::is_ascii_digit).collect();
-        digits.parse().expect("VmRSS is a number")
+        resident_kib(&self.pid().to_string())
     }
+}
+
+/// Resident memory of a process (or of `self`) in KiB.
+#[track_caller]
+pub fn resident_kib(pid: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a running process has VmRSS");
+    let digits: String = line.chars().filter(char::is_ascii_digit).collect();
+    digits.parse().expect("VmRSS is a number")
 }
 
 impl Drop for Process {

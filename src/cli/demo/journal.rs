@@ -10,6 +10,7 @@ use std::{
 
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 
 /// Changes whose PUBLISH time is remembered.
 const CHANGES: usize = 512;
@@ -37,6 +38,7 @@ pub enum Count {
 pub struct Journal {
     /// Whether lines are printed; tests keep quiet.
     loud: bool,
+    unread: Notify,
     counts: [AtomicU64; Count::Failures as usize + 1],
     delays: Mutex<Delays>,
 }
@@ -54,9 +56,23 @@ impl Journal {
         let histogram = Histogram::new_with_bounds(1, 60_000_000, 3).expect("valid bounds");
         Journal {
             loud,
+            unread: Notify::new(),
             counts: Default::default(),
             delays: Mutex::new(Delays { sent: VecDeque::new(), histogram }),
         }
+    }
+
+    /// A plain line.
+    pub fn print(&self, what: fmt::Arguments<'_>) {
+        if self.loud && writeln!(std::io::stdout().lock(), "{what}").is_err() {
+            // Nobody reads any more: `tidings demo | head`.
+            self.unread.notify_one();
+        }
+    }
+
+    /// When nobody reads any more.
+    pub async fn unread(&self) {
+        self.unread.notified().await;
     }
 
     /// One line: `12:00:01.123  phone 2001   <- NOTIFY presence of 1001: open (via pbx2)`.
@@ -65,8 +81,7 @@ impl Journal {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
             let (s, ms) = (now.as_secs() % 86_400, now.subsec_millis());
             let (h, m, s) = (s / 3600, s / 60 % 60, s % 60);
-            // A closed pipe (`tidings demo | head`) is no reason to stop.
-            let _ = writeln!(std::io::stdout().lock(), "{h:02}:{m:02}:{s:02}.{ms:03}  {who:<11} {what}");
+            self.print(format_args!("{h:02}:{m:02}:{s:02}.{ms:03}  {who:<11} {what}"));
         }
     }
 

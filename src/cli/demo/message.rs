@@ -125,6 +125,14 @@ impl Message {
         }
     }
 
+    /// The reason phrase; empty of a request.
+    pub fn phrase(&self) -> &str {
+        match &self.line {
+            Line::Request { .. } => "",
+            Line::Response { phrase, .. } => phrase,
+        }
+    }
+
     pub fn uri(&self) -> &str {
         match &self.line {
             Line::Request { uri, .. } => uri,

@@ -5,6 +5,8 @@
 //! agents of their own over real sockets (`pbx`, `phone`, `publisher`; `endpoint`, `dialog`, `message` and `document` are
 //! what they have in common), of use to tests too. `scenario` says who does what, `journal` tells and counts.
 
+mod account;
+mod compositor;
 mod dialog;
 mod document;
 mod endpoint;
@@ -16,6 +18,7 @@ mod publisher;
 mod scenario;
 
 use std::{
+    fmt,
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::Path,
     process::ExitCode,
@@ -24,13 +27,14 @@ use std::{
 };
 
 pub use self::{
+    account::{Account, Failure},
     dialog::Dialog,
     document::{PACKAGES, State, content_type},
     endpoint::{Endpoint, Incoming},
     journal::{Count, Journal},
     message::{Line, Message},
     pbx::{Behaviour, Pbx},
-    phone::{Account, Failure, Notification, Phone, Watch},
+    phone::{Notification, Phone, Watch},
     publisher::{Publication, Publisher},
 };
 use super::Fault;
@@ -71,7 +75,7 @@ fn play(length: Option<Duration>) -> Result<bool, Fault> {
     let admin = admin::start(&running).map_err(Fault::new)?;
     let proxy =
         running.router().listeners().next().ok_or_else(|| Fault::new("the router has no listener"))?;
-    introduce(&table, &pbxs, proxy, admin);
+    introduce(&journal, &table, &pbxs, proxy, admin);
     let kept = runtime.block_on(scenario::play(&journal, &running, &pbxs, proxy, length));
     running.stop();
     kept.map_err(Fault::new)
@@ -127,7 +131,7 @@ route = "presence"
 [[rule]]
 name = "packages that no PBX should see"
 match = {{ method = ["SUBSCRIBE", "PUBLISH"], event = ["{refused}"] }}
-reply = {{ code = 489, reason = "Bad Event" }}
+reply = {{ code = 489, reason = "Bad Event", headers = {{ Allow-Events = "{served}" }} }}
 
 [[rule]]
 name = "all else from phones"
@@ -135,22 +139,24 @@ match = {{ source = "clients" }}
 route = "presence"
 "#,
         refused = scenario::REFUSED_PACKAGE,
+        served = PACKAGES.join(", "),
     )
 }
 
-fn introduce(table: &str, pbxs: &[Pbx], proxy: SocketAddr, admin: Option<SocketAddr>) {
-    println!("Tidings demo: a router, three PBXs, phones and a publisher, all on this machine.\n");
-    println!("The table:\n");
-    table.lines().for_each(|line| println!("    {line}"));
-    println!("\n  router   sip:{proxy} (UDP)");
+fn introduce(journal: &Journal, table: &str, pbxs: &[Pbx], proxy: SocketAddr, admin: Option<SocketAddr>) {
+    let print = |line: fmt::Arguments<'_>| journal.print(line);
+    print(format_args!("Tidings demo: a router, three PBXs, phones and a publisher, all on this machine.\n"));
+    print(format_args!("The table:\n"));
+    table.lines().for_each(|line| print(format_args!("    {line}")));
+    print(format_args!("\n  router   sip:{proxy} (UDP)"));
     if let Some(admin) = admin {
-        println!("  status   http://{admin}/");
-        println!("  metrics  http://{admin}/metrics");
+        print(format_args!("  status   http://{admin}/"));
+        print(format_args!("  metrics  http://{admin}/metrics"));
     }
     for pbx in pbxs {
-        println!("  {}     sip:{}", pbx.name(), pbx.address());
+        print(format_args!("  {}     sip:{}", pbx.name(), pbx.address()));
     }
-    println!("\nTimes are UTC. Ctrl-C ends it.\n");
+    print(format_args!("\nTimes are UTC. Ctrl-C ends it.\n"));
 }
 
 /// The address with its port where nobody listens there, else with port 0. Asked with a plain bind: the router's own

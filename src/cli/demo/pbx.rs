@@ -23,8 +23,9 @@ use tokio::{
 };
 
 use super::{
+    compositor::{Publication, composed},
     dialog::Dialog,
-    document::{PACKAGES, State, content_type},
+    document::{PACKAGES, content_type},
     endpoint::Endpoint,
     journal::Journal,
     message::{Message, unique, user_of},
@@ -73,21 +74,21 @@ pub struct Pbx {
     tasks: [JoinHandle<()>; 2],
 }
 
-struct Exchange {
-    name: String,
+pub(super) struct Exchange {
+    pub(super) name: String,
     endpoint: Endpoint,
-    behaviour: Behaviour,
-    journal: Arc<Journal>,
-    counts: Counts,
-    held: Mutex<Held>,
+    pub(super) behaviour: Behaviour,
+    pub(super) journal: Arc<Journal>,
+    pub(super) counts: Counts,
+    pub(super) held: Mutex<Held>,
 }
 
 #[derive(Default)]
-struct Held {
+pub(super) struct Held {
     /// By our tag.
     subscriptions: HashMap<String, Subscription>,
     /// By entity-tag.
-    publications: HashMap<String, Publication>,
+    pub(super) publications: HashMap<String, Publication>,
 }
 
 struct Subscription {
@@ -107,17 +108,10 @@ struct Subscription {
     task: Option<JoinHandle<()>>,
 }
 
-struct Publication {
-    package: String,
-    resource: String,
-    state: State,
-    ends: Instant,
-}
-
 /// An answer, and whom to wake once it is sent, so that no NOTIFY overtakes its 200.
-struct Answer {
-    message: Message,
-    wake: Vec<Arc<Notify>>,
+pub(super) struct Answer {
+    pub(super) message: Message,
+    pub(super) wake: Vec<Arc<Notify>>,
 }
 
 impl From<Message> for Answer {
@@ -191,26 +185,6 @@ impl Exchange {
             }
             self.endpoint.respond(&incoming, &answer.message).await;
             answer.wake.iter().for_each(|wake| wake.notify_one());
-        }
-    }
-
-    /// Ends publications whose time is over (RFC 3903 6, step 5).
-    async fn expire(self: Arc<Self>) {
-        let mut tick = time::interval(Duration::from_millis(100));
-        loop {
-            tick.tick().await;
-            let now = Instant::now();
-            let mut held = self.held.lock();
-            let ended = held.publications.extract_if(|_, publication| publication.ends <= now);
-            let changed: Vec<_> = ended.map(|(_, publication)| publication).collect();
-            for publication in changed {
-                self.journal.say(
-                    &self.name,
-                    format_args!("publication {} of {} expired", publication.package, publication.resource),
-                );
-                let wake = held.owe(&publication.package, &publication.resource);
-                wake.iter().for_each(|wake| wake.notify_one());
-            }
         }
     }
 
@@ -363,62 +337,6 @@ impl Exchange {
         Some((to, notify.with_body(kind, body), last))
     }
 
-    /// RFC 3903 6.
-    fn publish(&self, request: &Message) -> Answer {
-        let tag = unique();
-        let Some((package, _)) = request.event().filter(|(package, _)| self.serves(package)) else {
-            return self.bad_event(request);
-        };
-        let resource = resource(request.uri());
-        let asked = request.number("Expires").unwrap_or(self.behaviour.longest);
-        let mut held = self.held.lock();
-        let old_tag = request.field("SIP-If-Match");
-        let former = match old_tag {
-            None => None,
-            Some(etag) => match held.publications.get(etag) {
-                Some(p) if p.package == package && p.resource == resource => Some(p.state.clone()),
-                _ => return request.reply(412, "Conditional Request Failed", &tag).into(),
-            },
-        };
-        if let Some(refusal) = self.too_brief(request, asked) {
-            return refusal;
-        }
-        let state = match (State::read(package, &request.body), former) {
-            (Some(state), _) if request.field("Content-Type") == Some(content_type(package)) => state,
-            (None, Some(state)) if request.body.is_empty() => state,
-            (None, None) if request.body.is_empty() => {
-                return request.reply(400, "Missing Body", &tag).into();
-            }
-            _ => {
-                let reply = request.reply(415, "Unsupported Media Type", &tag);
-                return reply.with("Accept", content_type(package)).into();
-            }
-        };
-        if let Some(etag) = old_tag {
-            held.publications.remove(etag);
-        }
-        let granted = asked.min(self.behaviour.longest);
-        let etag = unique();
-        let changes = granted == 0 || !request.body.is_empty();
-        let counts = &self.counts;
-        let count = match (granted, changes) {
-            (0, _) => &counts.publish_removes,
-            (_, true) => &counts.publishes,
-            (_, false) => &counts.publish_refreshes,
-        };
-        count.fetch_add(1, Ordering::Relaxed);
-        if granted > 0 {
-            let ends = Instant::now() + Duration::from_secs(granted.into());
-            let publication =
-                Publication { package: package.to_owned(), resource: resource.clone(), state, ends };
-            held.publications.insert(etag.clone(), publication);
-        }
-        let wake = if changes { held.owe(package, &resource) } else { Vec::new() };
-        let reply = request.reply(200, "OK", &tag).with("SIP-ETag", &etag);
-        let message = reply.with("Expires", &granted.to_string()).with("Server", &self.name);
-        Answer { message, wake }
-    }
-
     /// REGISTER is granted as asked, OPTIONS answered; this PBX has no calls.
     fn other(&self, request: &Message) -> Answer {
         self.counts.others.fetch_add(1, Ordering::Relaxed);
@@ -442,16 +360,16 @@ impl Exchange {
         reply.with("Allow", allow).with("Server", &self.name).into()
     }
 
-    fn serves(&self, package: &str) -> bool {
+    pub(super) fn serves(&self, package: &str) -> bool {
         self.behaviour.packages.iter().any(|own| own == package)
     }
 
-    fn bad_event(&self, request: &Message) -> Answer {
+    pub(super) fn bad_event(&self, request: &Message) -> Answer {
         let reply = request.reply(489, "Bad Event", &unique());
         reply.with("Allow-Events", &self.behaviour.packages.join(", ")).with("Server", &self.name).into()
     }
 
-    fn too_brief(&self, request: &Message, asked: u32) -> Option<Answer> {
+    pub(super) fn too_brief(&self, request: &Message, asked: u32) -> Option<Answer> {
         let shortest = self.behaviour.shortest;
         (asked > 0 && asked < shortest).then(|| {
             let reply = request.reply(423, "Interval Too Brief", &unique());
@@ -467,7 +385,7 @@ impl Exchange {
 
 impl Held {
     /// Every subscription to this resource is owed a NOTIFY: gives whom to wake.
-    fn owe(&mut self, package: &str, resource: &str) -> Vec<Arc<Notify>> {
+    pub(super) fn owe(&mut self, package: &str, resource: &str) -> Vec<Arc<Notify>> {
         let subscriptions = self.subscriptions.values_mut();
         let theirs = subscriptions.filter(|s| s.package == package && s.resource == resource);
         let wake = theirs.map(|subscription| {
@@ -478,14 +396,8 @@ impl Held {
     }
 }
 
-/// The state of a resource: what was published last, else the neutral one.
-fn composed(publications: &HashMap<String, Publication>, package: &str, resource: &str) -> State {
-    let its = publications.values().filter(|p| p.package == package && p.resource == resource);
-    its.map(|p| &p.state).max_by_key(|s| s.change).cloned().unwrap_or_else(|| State::neutral(package))
-}
-
 /// `user@host` of a Request-URI: without port and parameters, the host in lower case.
-fn resource(uri: &str) -> String {
+pub(super) fn resource(uri: &str) -> String {
     let rest = uri.split_once(':').map_or(uri, |(_, rest)| rest);
     let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     let host = host.split([':', ';', '?']).next().unwrap_or(host).to_ascii_lowercase();

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::{sync::Notify, task::JoinHandle, time};
 
 use super::{
+    account::{Account, Failure},
     dialog::Dialog,
     document::State,
     endpoint::Endpoint,
@@ -23,35 +24,6 @@ use super::{
 
 /// Notifications of one subscription that are remembered.
 const REMEMBERED: usize = 64;
-
-/// Who a phone or publisher is, and where it sends.
-#[derive(Clone, Debug)]
-pub struct Account {
-    pub user: String,
-    pub domain: String,
-    pub proxy: SocketAddr,
-}
-
-/// Why a request did not succeed.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    #[error("{} {}", .0.code(), .0.method())]
-    Refused(Box<Message>),
-    #[error("no answer")]
-    Silence,
-    #[error("no such subscription")]
-    Unknown,
-}
-
-impl Failure {
-    /// The status code; 0 where there was no answer.
-    pub fn code(&self) -> u16 {
-        match self {
-            Failure::Refused(response) => response.code(),
-            Failure::Silence | Failure::Unknown => 0,
-        }
-    }
-}
 
 /// One subscription of a phone.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -74,7 +46,8 @@ pub struct Notification {
 /// A running phone; it stops when this is dropped.
 pub struct Phone {
     set: Arc<Set>,
-    tasks: Mutex<Vec<JoinHandle<()>>>,
+    serving: JoinHandle<()>,
+    keeping: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Set {
@@ -109,7 +82,7 @@ impl Phone {
         let set =
             Arc::new(Set { account, endpoint, journal, watches: Mutex::default(), rang: Notify::new() });
         let serving = tokio::spawn(set.clone().serve());
-        Ok(Phone { set, tasks: Mutex::new(vec![serving]) })
+        Ok(Phone { set, serving, keeping: Mutex::default() })
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -160,12 +133,17 @@ impl Phone {
     /// Refreshes it from now on, well before it ends, until it is over.
     pub fn keep(&self, watch: &Watch, seconds: u32) {
         let (set, tag) = (self.set.clone(), watch.0.clone());
-        self.tasks.lock().push(tokio::spawn(set.keep(tag, seconds)));
+        self.keeping.lock().push(tokio::spawn(set.keep(tag, seconds)));
     }
 
     /// No more refreshes by itself.
     pub fn stop_keeping(&self) {
-        self.tasks.lock().drain(1..).for_each(|task| task.abort());
+        self.keeping.lock().drain(..).for_each(|task| task.abort());
+    }
+
+    /// What is over need not be remembered.
+    pub fn forget(&self, watch: &Watch) {
+        self.set.watches.lock().remove(&watch.0);
     }
 
     /// Waits at most `limit` for a notification of this kind, those that came before included.
@@ -197,23 +175,8 @@ impl Phone {
 
 impl Drop for Phone {
     fn drop(&mut self) {
-        self.tasks.lock().iter().for_each(JoinHandle::abort);
-    }
-}
-
-impl Account {
-    pub fn uri(&self, user: &str) -> String {
-        format!("sip:{user}@{}", self.domain)
-    }
-
-    /// A request that starts a dialog or stands alone, about the user `resource`.
-    pub fn request(&self, method: &str, resource: &str, tag: &str) -> Message {
-        let uri = self.uri(resource);
-        Message::request(method, &uri)
-            .with("From", &format!("<{}>;tag={tag}", self.uri(&self.user)))
-            .with("To", &format!("<{uri}>"))
-            .with("Call-ID", &unique())
-            .with("CSeq", &format!("1 {method}"))
+        self.serving.abort();
+        self.stop_keeping();
     }
 }
 
@@ -236,6 +199,10 @@ impl Set {
         for number in 1.. {
             request.set("CSeq", &format!("{number} SUBSCRIBE"));
             request.set("Expires", &seconds.to_string());
+            if let Some(subscription) = self.watches.lock().get_mut(tag) {
+                // Its NOTIFY may come before the 2xx is read.
+                subscription.request = request.clone();
+            }
             let answer = self.endpoint.request(self.account.proxy, request.clone()).await;
             let answer = answer.ok_or(Failure::Silence)?;
             match (answer.code(), answer.number("Min-Expires")) {
@@ -260,7 +227,6 @@ impl Set {
     fn granted(&self, tag: &str, request: &Message, answer: &Message, asked: u32) {
         if let Some(subscription) = self.watches.lock().get_mut(tag) {
             subscription.granted = answer.number("Expires").unwrap_or(asked);
-            subscription.request = request.clone();
             match &mut subscription.dialog {
                 Some(dialog) => dialog.retarget(answer),
                 none => *none = Dialog::asking(request, answer),
@@ -367,8 +333,8 @@ impl Set {
         self.journal.count(Count::Notifies);
         let Notification { state, status, reason, notifier, .. } = &notification;
         let over = match (status.as_str(), reason) {
-            ("terminated", Some(reason)) => format!(", terminated: {reason}"),
-            ("terminated", None) => ", terminated".to_owned(),
+            ("terminated", Some(reason)) => format!(", subscription over: {reason}"),
+            ("terminated", None) => ", subscription over".to_owned(),
             _ => String::new(),
         };
         let (package, resource, word) = (&subscription.package, &subscription.resource, &state.word);

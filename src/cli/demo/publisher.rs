@@ -5,11 +5,11 @@ use std::{io, net::SocketAddr, sync::Arc};
 use tokio::task::JoinHandle;
 
 use super::{
+    account::{Account, Failure},
     document::{State, content_type},
     endpoint::Endpoint,
     journal::{Count, Journal},
     message::unique,
-    phone::{Account, Failure},
 };
 
 /// One publication, as its publisher knows it.

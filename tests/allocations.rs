@@ -1,0 +1,266 @@
+//! The path of a message allocates nothing once it is warm (SPEC 2.1, 4.1; ARCHITECTURE "The worker"): counted, with the
+//! traffic of benches/relay and the ways of a message that it lacks, by an allocator that counts for this thread.
+//!
+//! REGISTER is left out: what it says is kept (the index behind `route = "flow"`).
+
+// A global allocator cannot be had without; it only counts.
+#![allow(unsafe_code)]
+
+use std::{
+    alloc::{GlobalAlloc, Layout, System},
+    cell::Cell,
+    net::SocketAddr,
+    path::Path,
+    sync::Arc,
+};
+
+use tidings::{
+    config::{self, Settings},
+    forward::{Arrival, Core, Fault, Input, Outbox, Setup, Shared, Target},
+    live::{Now, Registry},
+    route::{Context, Table, compile},
+    stats::{CoreStats, SeriesRegistry},
+    wire::token::Ring,
+};
+
+#[path = "../benches/relay/messages.rs"]
+mod messages;
+
+use messages::{Ask, Script, id, learn_route};
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: every call goes to the system's allocator unchanged; the count is a thread-local without destructor.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller's promises are the callee's needs; so below.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: as above.
+        unsafe { System.alloc_zeroed(layout) }
+    }
+
+    unsafe fn realloc(&self, old: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: as above.
+        unsafe { System.realloc(old, layout, size) }
+    }
+
+    unsafe fn dealloc(&self, old: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(old, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+const ROUTER: &str = "127.6.1.12:15060";
+const PHONES: &str = "127.6.1.1:15061";
+const PBX: &str = "127.6.1.2:15062";
+
+const SETTINGS: &str = r#"
+[[listen]]
+name = "all"
+transport = "udp"
+address = "127.6.1.12:15060"
+"#;
+
+/// Every kind of look-up that a rule can ask for.
+const TABLE: &str = r#"
+[[pool]]
+name = "presence"
+balance = "resource"
+probe = "off"
+
+[[pool.backend]]
+name = "pbx1"
+uri = "sip:127.6.1.2:15062;transport=udp"
+
+[[rule]]
+name = "never"
+match = { method = ["PUBLISH"], body = { device = "^PJSIP/9" }, user-agent = "^Nobody" }
+route = "presence"
+
+[[rule]]
+name = "presence and lamps"
+match = { method = ["SUBSCRIBE", "PUBLISH"], event = ["presence", "dialog"], ruri = "^sip:1[0-9]{3}@", header.x-site = "floor|^$" }
+route = "presence"
+set.X-Node = "{rule}"
+
+[[rule]]
+name = "presence"
+match = { method = ["PUBLISH"], event = ["presence"] }
+route = "presence"
+
+[[rule]]
+name = "calls"
+match = { method = ["INVITE", "BYE"] }
+route = "presence"
+
+[[rule]]
+name = "rest"
+match = {}
+reply = { code = 489, reason = "Bad Event" }
+"#;
+
+struct Rig {
+    core: Core,
+    table: Table,
+    out: Outbox,
+    now: Now,
+    allocations: u64,
+    steps: u64,
+}
+
+impl Rig {
+    fn new() -> Rig {
+        let settings = Settings::parse("tidings.toml", SETTINGS, Path::new("/")).expect("valid settings");
+        let (spec, _) = config::table::parse("table.toml", TABLE).expect("a valid table");
+        let now = Now { mono_ms: 1_000_000, unix_s: 1_800_000_000 };
+        let context = Context {
+            listeners: &settings.listen,
+            strip: &settings.trust.strip,
+            registry: &Registry::default(),
+            unix_s: now.unix_s,
+            series: &SeriesRegistry::new(settings.limits.series),
+            departed: Vec::new(),
+            source_for: &|_| None,
+            previous: None,
+        };
+        let (rules, pools) = compile(&spec, &context).expect("it compiles");
+        let setup = Arc::new(Setup::new(&settings, Ring::new(&[(1, [7; 16])]), 9, now));
+        let core = Core::new(setup, Arc::new(Shared::new(&settings)), Arc::new(CoreStats::new()), 1);
+        let table = Table { rules, pools, version: 1 };
+        Rig { core, table, out: Outbox::default(), now, allocations: 0, steps: 0 }
+    }
+
+    /// One input; what it allocates is counted.
+    fn step(&mut self, input: Input<'_>) {
+        self.out.clear();
+        let before = ALLOCATIONS.get();
+        self.core.step(self.now, &self.table, input, &mut self.out);
+        self.allocations += ALLOCATIONS.get() - before;
+        self.steps += 1;
+    }
+
+    /// A message from `peer`; returns whether exactly one left, for `to`, and copies it.
+    fn passes(&mut self, peer: &str, message: &[u8], to: &str, left: &mut Vec<u8>) -> bool {
+        let peer: SocketAddr = peer.parse().expect("an address");
+        let local = ROUTER.parse().expect("an address");
+        self.step(Input::Message(Arrival { listener: 0, local, peer, flow: None }, message));
+        left.clear();
+        let [(Target::Datagram { to: target, .. }, range)] = &self.out.messages[..] else { return false };
+        left.extend_from_slice(&self.out.bytes[range.clone()]);
+        *target == to.parse().expect("an address")
+    }
+
+    /// Forgets the counts: what came before was warm-up.
+    fn warm(&mut self) {
+        (self.allocations, self.steps) = (0, 0);
+    }
+}
+
+#[test]
+fn the_mix_of_the_bench_allocates_nothing() {
+    let mut rig = Rig::new();
+    let script = Script::new(PHONES, PBX);
+    let (mut message, mut left, mut route) = (Vec::new(), Vec::new(), Vec::new());
+    for cycle in 0..600 {
+        if cycle == 100 {
+            rig.warm();
+        }
+        let id = id(7, cycle);
+        for ask in [Ask::Subscribe, Ask::Publish, Ask::Notify] {
+            let (from, to) = if ask == Ask::Notify { (PBX, PHONES) } else { (PHONES, PBX) };
+            message.clear();
+            script.ask(ask, &id, &route, &mut message);
+            assert!((650..=1100).contains(&message.len()), "{ask:?} has {} bytes", message.len());
+            assert!(rig.passes(from, &message, to, &mut left), "{ask:?} does not pass");
+            if ask == Ask::Subscribe {
+                learn_route(&left, &mut route);
+                assert!(!route.is_empty());
+            }
+            message.clear();
+            script.answer(ask, &id, &left, &mut message);
+            assert!((650..=1100).contains(&message.len()), "200 to {ask:?} has {} bytes", message.len());
+            assert!(rig.passes(to, &message, from, &mut left), "the 200 to {ask:?} does not pass");
+        }
+        rig.now.mono_ms += 1;
+    }
+    assert_eq!(rig.steps, 3000);
+    assert_eq!(rig.allocations, 0, "allocations in {} messages", rig.steps);
+}
+
+#[test]
+fn calls_refusals_and_our_own_answers_allocate_nothing() {
+    let mut rig = Rig::new();
+    let mut left = Vec::new();
+    let head = |method: &str, uri: &str, n: u32, more: &str| {
+        format!(
+            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/UDP {PHONES};rport;branch=z9hG4bK{n}\r\nMax-Forwards: 70\r\n\
+             From: <sip:1001@pbx.example.org>;tag=f{n}\r\nTo: <sip:1002@pbx.example.org>\r\nCall-ID: c{n}\r\n\
+             CSeq: 1 {method}\r\n{more}Content-Length: 0\r\n\r\n"
+        )
+    };
+    for round in 0..300 {
+        if round == 100 {
+            rig.warm();
+        }
+        let user = "sip:1002@pbx.example.org";
+        let ours = format!("sip:{ROUTER}");
+        // What passes (an INVITE leaves a pin), then what we answer, then what is dropped.
+        for (method, uri) in [("INVITE", user), ("CANCEL", user), ("ACK", user), ("BYE", user)] {
+            assert!(rig.passes(PHONES, head(method, uri, round, "").as_bytes(), PBX, &mut left), "{method}");
+        }
+        for message in [
+            head("OPTIONS", &ours, round, ""),
+            head("MESSAGE", user, round, ""),
+            head("SUBSCRIBE", user, round, "Event: nobodys\r\n"),
+            head("SUBSCRIBE", user, round, ""),
+            head("SUBSCRIBE", user, round, "Event: presence\r\nProxy-Require: magic\r\n"),
+            head("BYE", "mailto:somebody@example.org", round, ""),
+            head("INFO", user, round, "CSeq: 2 INFO\r\n"),
+        ] {
+            assert!(rig.passes(PHONES, message.as_bytes(), PHONES, &mut left), "{message}");
+            assert!(left.starts_with(b"SIP/2.0 "));
+        }
+        for junk in
+            ["\r\n\r\n", "not SIP at all", "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP a;branch=z9hG4bKx\r\n\r\n"]
+        {
+            assert!(!rig.passes(PHONES, junk.as_bytes(), PBX, &mut left));
+        }
+    }
+    assert_eq!(rig.steps, 200 * 14);
+    assert_eq!(rig.allocations, 0, "allocations in {} messages", rig.steps);
+}
+
+#[test]
+fn ticks_and_what_cannot_be_delivered_allocate_nothing() {
+    let mut rig = Rig::new();
+    let script = Script::new(PHONES, PBX);
+    let (mut message, mut left) = (Vec::new(), Vec::new());
+    script.ask(Ask::Subscribe, &id(1, 1), b"", &mut message);
+    assert!(rig.passes(PHONES, &message, PBX, &mut left));
+    for round in 0..300 {
+        if round == 100 {
+            rig.warm();
+        }
+        rig.now.mono_ms += 1000;
+        rig.step(Input::Tick);
+        let target = Target::Datagram { listener: 0, from: None, to: PBX.parse().expect("an address") };
+        for why in [Fault::Unreachable, Fault::TooLarge] {
+            rig.step(Input::Undeliverable { target, sent: &left, why });
+            assert_eq!(rig.out.messages.len(), 1, "{why:?} is answered");
+        }
+    }
+    assert_eq!(rig.allocations, 0, "allocations in {} steps", rig.steps);
+}
