@@ -506,7 +506,9 @@ fn rules_are_made_ready_for_the_path() {
     assert!(matches!(rules.rules[0].action, Action::Route(1)));
     assert!(matches!(rules.rules[3].action, Action::RedirectPool(0)));
     let Action::Reply { code: 489, headers, .. } = &rules.rules[1].action else { panic!("a reply") };
-    assert_eq!(&**headers, b"X-Why: not here\r\nRetry-After: 5\r\n");
+    let allowed =
+        b"X-Why: not here\r\nRetry-After: 5\r\nAllow-Events: message-summary, refer, presence, dialog\r\n";
+    assert_eq!(&**headers, allowed, "a 489 says which packages are served (RFC 6665 8.3.2)");
     let series = |package: &str| rules.package_series(package.as_bytes());
     let mut known: Vec<_> =
         ["presence", "dialog", "message-summary", "refer", "x-refused"].map(series).into();

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Arrival, Core, Outbox, Setup, Shared, Target};
 use crate::{
-    live::Now,
+    live::{Now, Pins},
     route::{Candidate, MatchKey, Recorder, Rule, Table},
     stats::CoreStats,
 };
@@ -72,7 +72,8 @@ pub fn explain(
     bytes: &[u8],
     now: Now,
 ) -> Explanation {
-    let mut core = Core::new(setup.clone(), shared.clone(), Arc::new(CoreStats::default()), 1);
+    let (stats, pins) = (Arc::new(CoreStats::with_bound(1)), Pins::new(1));
+    let mut core = Core::with_pins(setup.clone(), shared.clone(), stats, 1, pins);
     let mut told = Explanation { table_version: table.version, ..Explanation::default() };
     let mut out = Outbox::default();
     core.message(now, table, &arrival, bytes, &mut out, &mut told);

@@ -65,6 +65,13 @@ impl Hops<'_> {
         &self.table.pools
     }
 
+    /// Is this backend the one that sent the request? It is never its target (SPEC 1.5).
+    fn is_sender(&self, at: BackendRef) -> bool {
+        let Source::Backend(sender) = self.source else { return false };
+        let (sender, target) = (self.pools().backend(sender), self.pools().backend(at));
+        sender.addr == target.addr && sender.transport == target.transport
+    }
+
     /// A listed backend.
     pub fn backend(&self, at: BackendRef) -> Hop {
         let b = self.pools().backend(at);
@@ -188,7 +195,8 @@ impl Hops<'_> {
         // From a client only a backend in a pool with the token's: without one in the table there is no such pool.
         if next.is_sip() && (from_backend || listed.is_some()) {
             let pool_of = if from_backend { None } else { listed };
-            if let Some(at) = self.pools().by_host(next.host.host, next.host.port, pool_of) {
+            let named = self.pools().by_host(next.host.host, next.host.port, pool_of);
+            if let Some(at) = named.filter(|at| !self.is_sender(*at)) {
                 return Ok(self.backend(at));
             }
         }
@@ -206,7 +214,7 @@ impl Hops<'_> {
             return Err(Reason::NoRule.into());
         }
         if let Some(at) = self.pools().by_host(uri.host.host, uri.host.port, None) {
-            return Ok(self.backend(at));
+            return if self.is_sender(at) { Err(Reason::Ourselves.into()) } else { Ok(self.backend(at)) };
         }
         let ip = ip_literal(uri).ok_or(Reason::NoRule)?;
         if self.setup.names.is_us(uri.host.host, uri.host.port, self.local) {

@@ -66,8 +66,19 @@ struct Turn<'a> {
 impl Core {
     /// `workers`: how many cores share the router's limits.
     pub fn new(setup: Arc<Setup>, shared: Arc<Shared>, stats: Arc<CoreStats>, workers: usize) -> Core {
+        let pins = Pins::new(setup.pins);
+        Core::with_pins(setup, shared, stats, workers, pins)
+    }
+
+    fn with_pins(
+        setup: Arc<Setup>,
+        shared: Arc<Shared>,
+        stats: Arc<CoreStats>,
+        workers: usize,
+        pins: Pins,
+    ) -> Core {
         let proxy = Proxy {
-            pins: Pins::new(setup.pins),
+            pins,
             stats,
             cores: workers.max(1),
             limits: limit::RuleLimits::default(),

@@ -62,6 +62,16 @@ impl<'a> Request<'a> {
         self.setup.listener(self.arrival.listener).flow(self.arrival.local, self.arrival.peer)
     }
 
+    /// The key of its pin: for what it may find by one, only the same method again counts, and CANCEL and ACK as their
+    /// INVITE; nothing else gets past the table by an INVITE's pin.
+    fn pin_key(&self) -> u64 {
+        let token: &[u8] = match (self.method, self.view.start()) {
+            (Method::Cancel | Method::Ack, _) | (_, Start::Response { .. }) => b"INVITE",
+            (_, Start::Request { token, .. }) => self.view.of(token),
+        };
+        self.transaction ^ xxhash_rust::xxh3::xxh3_64(token)
+    }
+
     /// Names of header fields that no rule may see in this request (SPEC 1.2).
     pub fn hidden(&self) -> &'a [Box<[u8]>] {
         if self.source.is_backend() { &[] } else { &self.table.rules.strip }
@@ -241,7 +251,7 @@ impl Proxy {
     /// The pin's hop, where there is one that still serves: a CANCEL or an ACK follows its INVITE anywhere, anything
     /// else only to what the table still uses.
     fn pinned(&self, request: &Request<'_>) -> Option<Hop> {
-        let pin = self.pins.find(request.transaction, request.turn.now)?;
+        let pin = self.pins.find(request.pin_key(), request.turn.now)?;
         let hop = match pin.target {
             PinTarget::Backend { addr, transport } => request.hops().address(addr, transport).ok()?,
             PinTarget::Datagram { local, peer } => {
@@ -394,13 +404,15 @@ impl Proxy {
         }
     }
 
-    /// Leaves a pin where a later CANCEL, ACK or retransmission could be decided otherwise (SPEC 7.1).
+    /// Leaves a pin where a later CANCEL, ACK or retransmission could be decided otherwise (SPEC 7.1). What went by a
+    /// token or a Route leaves none: its CANCEL has them too, and a new request without them must not follow.
     fn pin(&mut self, request: &Request<'_>, plan: &Plan<'_>) {
-        let stateful = plan.rule.is_some_and(|rule| match rule.action {
+        let Some(rule) = plan.rule else { return };
+        let stateful = match rule.action {
             Action::Flow => true,
             Action::Route(pool) => matches!(request.table.pools.pool(pool).balance, Balance::Header(_)),
             _ => false,
-        });
+        };
         let seconds = match request.method {
             Method::Invite => INVITE_PIN_S,
             Method::Cancel | Method::Ack => return,
@@ -416,7 +428,7 @@ impl Proxy {
             }
             Hop::Client { flow: Flow::Stream { .. }, .. } => return,
         };
-        if self.pins.put(request.transaction, Pin { target, listener }, seconds, request.turn.now) {
+        if self.pins.put(request.pin_key(), Pin { target, listener }, seconds, request.turn.now) {
             self.stats.add(Counter::PinsDropped, 1);
         }
     }

@@ -223,17 +223,19 @@ impl Flows {
         list.iter().find(|b| b.away == key && b.is_live(now) && b.has_contact(uri)).map(|b| b.flow)
     }
 
-    /// The newest live flow whose Contact's or AOR's user is this one (escaped or not).
+    /// The newest live flow whose AOR's user is this one (escaped or not), else the newest whose Contact's user is: nobody
+    /// takes another's calls by a Contact with that one's name.
     pub fn by_user(&self, user: &[u8], now: Now) -> Option<Flow> {
         let user = unescaped(user);
         let key = self.user_key(&user);
         let shard = self.shard(key).read();
         let list = shard.lists.get(&key)?;
-        let is_its = |b: &Binding| {
-            let of_contact = || Uri::parse(&b.contact).and_then(|uri| uri.user).map(unescaped);
-            aor_user(&b.aor) == Some(&*user) || of_contact().is_some_and(|own| own == user)
+        let live = || list.iter().filter(|b| b.is_live(now));
+        let of_contact = |b: &&Arc<Binding>| {
+            Uri::parse(&b.contact).and_then(|uri| uri.user).map(unescaped).is_some_and(|own| own == user)
         };
-        list.iter().find(|b| b.is_live(now) && is_its(b)).map(|b| b.flow)
+        let named = live().find(|b| aor_user(&b.aor) == Some(&*user)).or_else(|| live().find(of_contact));
+        named.map(|b| b.flow)
     }
 
     /// Confirmed contacts that are held (gauge).

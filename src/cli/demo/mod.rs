@@ -159,18 +159,22 @@ fn introduce(journal: &Journal, table: &str, pbxs: &[Pbx], proxy: SocketAddr, ad
     print(format_args!("\nTimes are UTC. Ctrl-C ends it.\n"));
 }
 
-/// The address with its port where nobody listens there, else with port 0. Asked with a plain bind: the router's own
+/// The address with its port where nobody listens there, else with one that is free now. Asked with a plain bind: the router's own
 /// sockets would share a port with another router of the same user.
 fn free_udp(address: SocketAddr) -> SocketAddr {
     match UdpSocket::bind(address) {
         Ok(_) => address,
-        Err(_) => SocketAddr::new(address.ip(), 0),
+        Err(_) => {
+            UdpSocket::bind((address.ip(), 0)).and_then(|socket| socket.local_addr()).unwrap_or(address)
+        }
     }
 }
 
 fn free_tcp(address: SocketAddr) -> SocketAddr {
     match TcpListener::bind(address) {
         Ok(_) => address,
-        Err(_) => SocketAddr::new(address.ip(), 0),
+        Err(_) => {
+            TcpListener::bind((address.ip(), 0)).and_then(|socket| socket.local_addr()).unwrap_or(address)
+        }
     }
 }
