@@ -1,7 +1,7 @@
 //! Each metric moves in a running router: real datagrams between phones and a PBX of this test, each provoking some.
 //!
-//! At the end every declared metric must have a series above zero. Two cannot be provoked from outside and are driven
-//! elsewhere: a worker's panic (tests/udp.rs), and a socket that takes no more (loopback always does).
+//! At the end every declared metric must have a series above zero. Two cannot be provoked from outside, a panic of a
+//! worker and a socket that takes no more: tests/udp.rs drives them.
 
 use std::{
     net::{SocketAddr, UdpSocket},
