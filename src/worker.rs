@@ -40,6 +40,8 @@ const ERRORS: usize = 64;
 /// Sends of one datagram that may fail for ICMP errors about others, before it is taken for its own.
 const OTHERS: u32 = 8;
 const TICK_MS: u64 = 1_000;
+/// Of so many seconds the datagrams of one are stamped by the kernel, for the loop lag.
+const STAMPED_IN: u64 = 4;
 /// How soon an unsent tail is tried again where the kernel does not tell (ENOBUFS).
 const HELD_MS: u64 = 5;
 /// How long a worker that is to stop goes on reading what is queued.
@@ -190,6 +192,8 @@ struct Lane<S: Step> {
     returned: Vec<u8>,
     now: Now,
     next_tick_ms: u64,
+    /// Whether the sockets have datagrams stamped at present.
+    stamped: bool,
 }
 
 impl<S: Step> Lane<S> {
@@ -232,6 +236,7 @@ impl<S: Step> Lane<S> {
             returned: vec![0; 2048],
             now: crate::net::now(),
             next_tick_ms: 0,
+            stamped: false,
         }
     }
 
@@ -310,12 +315,19 @@ impl<S: Step> Lane<S> {
 
     fn tick(&mut self) {
         self.next_tick_ms = self.now.mono_ms + TICK_MS;
+        // A stamp costs the kernel and us some 50 ns for each datagram: one second in four tells the lag as well.
+        let stamped = self.now.mono_ms / TICK_MS % STAMPED_IN == 0;
         for port in &mut self.ports {
+            if stamped != self.stamped {
+                // Without stamps there is no lag to see, and nothing else is lost.
+                let _ = port.socket.set_stamps(stamped);
+            }
             if let Ok(drops) = port.socket.drops() {
                 self.stats.add(Counter::KernelDrops, drops.wrapping_sub(port.drops).into());
                 port.drops = drops;
             }
         }
+        self.stamped = stamped;
         self.core.step(self.now, &self.table, Input::Tick, &mut self.outbox);
     }
 
