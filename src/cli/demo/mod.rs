@@ -18,7 +18,7 @@ mod publisher;
 mod scenario;
 
 use std::{
-    fmt,
+    fmt, io,
     net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     path::Path,
     process::ExitCode,
@@ -69,9 +69,9 @@ pub fn run(args: &Args) -> ExitCode {
 fn play(length: Option<Duration>) -> Result<bool, Fault> {
     let runtime = tokio::runtime::Runtime::new().map_err(Fault::new)?;
     let journal = Arc::new(Journal::new(true));
-    let pbxs = runtime.block_on(start_pbxs(&journal))?;
+    let (pbxs, sip, http) = runtime.block_on(start_pbxs(&journal))?;
     let table = table(&pbxs);
-    let running = start_router(&table)?;
+    let running = start_router(sip, http, &table)?;
     let admin = admin::start(&running).map_err(Fault::new)?;
     let proxy =
         running.router().listeners().next().ok_or_else(|| Fault::new("the router has no listener"))?;
@@ -81,24 +81,34 @@ fn play(length: Option<Duration>) -> Result<bool, Fault> {
     kept.map_err(Fault::new)
 }
 
-/// Three PBXs at addresses of their own, as in a cluster; with port 5060 where it is free.
-async fn start_pbxs(journal: &Arc<Journal>) -> Result<Vec<Pbx>, Fault> {
+/// Three PBXs at addresses of their own, as in a cluster, and where router and admin may listen: ports 5060 and 9060, or
+/// those of both rows that are free together. The PBXs hold the row against a second demo, since the router's own sockets
+/// would share a port with another router of the same user.
+async fn start_pbxs(journal: &Arc<Journal>) -> Result<(Vec<Pbx>, SocketAddr, SocketAddr), Fault> {
+    for port in (5060..6060).step_by(10) {
+        let sip = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let http = SocketAddr::from((Ipv4Addr::LOCALHOST, port + 4000));
+        let Ok(pbxs) = pbxs_at(port, journal).await else { continue };
+        if UdpSocket::bind(sip).is_ok() && TcpListener::bind(http).is_ok() {
+            return Ok((pbxs, sip, http));
+        }
+    }
+    Err(Fault::new(
+        "the demo found no free port between 5060 and 6050 on 127.0.0.1 and 127.0.0.11 to 127.0.0.13",
+    ))
+}
+
+async fn pbxs_at(port: u16, journal: &Arc<Journal>) -> io::Result<Vec<Pbx>> {
     let mut pbxs = Vec::new();
     for n in 1..=3u8 {
-        let ip = Ipv4Addr::new(127, 0, 0, 10 + n);
-        let address = free_udp(SocketAddr::from((ip, 5060)));
+        let address = SocketAddr::from((Ipv4Addr::new(127, 0, 0, 10 + n), port));
         let behaviour = Behaviour { shortest: scenario::SHORTEST, ..Behaviour::default() };
-        let pbx = Pbx::start(address, &format!("pbx{n}"), behaviour, journal.clone()).await;
-        pbxs.push(
-            pbx.map_err(|error| Fault::new(format_args!("pbx{n} cannot listen on {address}: {error}")))?,
-        );
+        pbxs.push(Pbx::start(address, &format!("pbx{n}"), behaviour, journal.clone()).await?);
     }
     Ok(pbxs)
 }
 
-fn start_router(table: &str) -> Result<Running, Fault> {
-    let sip = free_udp(SocketAddr::from((Ipv4Addr::LOCALHOST, 5060)));
-    let http = free_tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, 9060)));
+fn start_router(sip: SocketAddr, http: SocketAddr, table: &str) -> Result<Running, Fault> {
     let text = format!(
         "aliases = [\"{DOMAIN}\"]\n[[listen]]\nname = \"sip\"\ntransport = \"udp\"\naddress = \"{sip}\"\n\n\
          [admin]\naddress = \"{http}\"\n"
@@ -157,24 +167,4 @@ fn introduce(journal: &Journal, table: &str, pbxs: &[Pbx], proxy: SocketAddr, ad
         print(format_args!("  {}     sip:{}", pbx.name(), pbx.address()));
     }
     print(format_args!("\nTimes are UTC. Ctrl-C ends it.\n"));
-}
-
-/// The address with its port where nobody listens there, else with one that is free now. Asked with a plain bind: the router's own
-/// sockets would share a port with another router of the same user.
-fn free_udp(address: SocketAddr) -> SocketAddr {
-    match UdpSocket::bind(address) {
-        Ok(_) => address,
-        Err(_) => {
-            UdpSocket::bind((address.ip(), 0)).and_then(|socket| socket.local_addr()).unwrap_or(address)
-        }
-    }
-}
-
-fn free_tcp(address: SocketAddr) -> SocketAddr {
-    match TcpListener::bind(address) {
-        Ok(_) => address,
-        Err(_) => {
-            TcpListener::bind((address.ip(), 0)).and_then(|socket| socket.local_addr()).unwrap_or(address)
-        }
-    }
 }
