@@ -385,10 +385,17 @@ fn a_token_does_not_open_the_backends_listener() {
 fn a_pin_takes_no_other_request_past_the_table() {
     let table = pool("calls", 64, &[1])
         + &rule("to phones", "source = \"backends\"", "route = \"flow\"")
+        + &pool("tolls", 64, &[2])
+        + &rule(
+            "dear",
+            "source = \"clients\", ruri = \"^sip:9\"",
+            "reply = { code = 403, reason = \"Barred\" }",
+        )
+        + &rule("abroad", "source = \"clients\", ruri = \"^sip:8\"", "route = \"tolls\"")
         + &rule("calls", "source = \"clients\", method = [\"INVITE\"]", "route = \"calls\"")
         + &rule("else", "source = \"clients\"", "reply = { code = 488, reason = \"Not Here\" }");
     let scene = Scene::start(64, &table);
-    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    let (phone, pbx, tolls) = (scene.phone(), scene.pbx(1), scene.pbx(2));
     let invite = Request::new("INVITE", "sip:1000@example.com", &phone);
     phone.send(scene.phones(), invite.text());
     pbx.expect("INVITE ");
@@ -398,6 +405,12 @@ fn a_pin_takes_no_other_request_past_the_table() {
         phone.send(scene.phones(), other.text());
         phone.expect("SIP/2.0 488");
     }
+    // The retry of a call is not a call to another number.
+    let other = invite.clone().with("CSeq", "3 INVITE");
+    phone.send(scene.phones(), other.clone().to("sip:900@example.com").text());
+    phone.expect("SIP/2.0 403");
+    phone.send(scene.phones(), other.to("sip:800@example.com").text());
+    tolls.expect("INVITE ");
     scene.quiet(&[&pbx, &phone]);
 }
 
