@@ -234,7 +234,7 @@ fn pick(criterion: &mut Criterion<Cpu>) {
         group.bench_function(format!("{name}/balance"), |bencher| {
             bencher.iter(|| {
                 n = (n + 1) % keys.len();
-                pools.pool(0).rendezvous(black_box(keys[n]))
+                pools.rendezvous(0, black_box(keys[n]))
             });
         });
         let facts = ready(&phone());
