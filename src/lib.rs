@@ -14,9 +14,14 @@
 
 #![deny(unsafe_code)]
 
+pub mod admin;
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod forward;
 pub mod live;
+pub mod net;
 pub mod route;
 pub mod stats;
 pub mod wire;
+pub mod worker;

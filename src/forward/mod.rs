@@ -1,107 +1,172 @@
 //! The decisions of a stateless proxy (RFC 3261 16.11) with tokens for memory: `Core::step`.
 //!
-//! No I/O, no clock, no async: what arrives and what time it is come in, what is to be sent goes into the `Outbox`.
+//! No I/O, no clock, no async: what arrives and what time it is come in, what is to be sent goes into the `Outbox`. The way
+//! of a request is in `request`, of a response in `response`; `routes` and `hop` are SPEC 3.4 and 3.5, `write` is 4.1,
+//! `answer` what we say ourselves. `explain` runs the same code with a recorder.
 
-use std::net::{IpAddr, SocketAddr};
+mod answer;
+pub mod explain;
+mod hash;
+mod hop;
+mod io;
+mod limit;
+mod request;
+mod response;
+mod routes;
+mod setup;
+mod write;
 
-use crate::{live::Now, wire::token::FlowId};
+use std::sync::Arc;
 
-/// Where a message came from.
-#[derive(Clone, Copy, Debug)]
-pub struct Arrival {
-    /// Index of the listener in the settings' order.
-    pub listener: u8,
-    /// The address that the sender spoke to (for a wildcard listener: from IP_PKTINFO).
-    pub local: SocketAddr,
-    pub peer: SocketAddr,
-    /// The connection, on streams.
-    pub flow: Option<FlowId>,
-}
+pub use explain::{Explanation, explain};
+pub use io::{Arrival, Fault, Input, Outbox, Target};
+pub use setup::{Listener, Setup, Shared};
 
-/// What happens to a core.
-pub enum Input<'a> {
-    Message(Arrival, &'a [u8]),
-    /// Something that we sent could not go: no retry will help. `sent` are its bytes as far as they are known (an ICMP
-    /// error gives at most the first 512 or so; empty where unknown).
-    Undeliverable {
-        target: Target,
-        sent: &'a [u8],
-        why: Fault,
-    },
-    /// Once a second, and when the table changed.
-    Tick,
-}
+use crate::{
+    live::{Now, Pins},
+    route::{Recorder, Scratch, Table},
+    stats::{CoreStats, Counter, Gauge},
+    wire::{Edits, Index, Reason, Start, stun, token::Flow},
+};
 
-/// Why something could not be sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// ICMP port, host or network unreachable.
-    Unreachable,
-    /// EMSGSIZE.
-    TooLarge,
-}
-
-/// Where a message goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// By this worker's socket of listener `listener`; `from` is the source address to name on a wildcard socket.
-    Datagram { listener: u8, from: Option<IpAddr>, to: SocketAddr },
-}
-
-/// What a step wants sent: one byte buffer, ranges of it with their targets. Cleared by the worker after sending.
-#[derive(Default)]
-pub struct Outbox {
-    pub bytes: Vec<u8>,
-    pub messages: Vec<(Target, std::ops::Range<usize>)>,
-}
-
-impl Outbox {
-    pub fn clear(&mut self) {
-        self.bytes.clear();
-        self.messages.clear();
-    }
-}
+/// What every branch of RFC 3261 begins with (8.1.1.7).
+const COOKIE: &[u8] = b"z9hG4bK";
+/// Sets of pins that a tick sweeps: a full table of 262,144 is seen within a minute.
+const PIN_SETS_PER_TICK: usize = 1024;
 
 /// One core's decisions.
-pub struct Core {}
-
-impl Core {
-    /// Takes one input and writes what is to be sent to `out`.
-    pub fn step(&mut self, _now: Now, _table: &crate::route::Table, _input: Input<'_>, _out: &mut Outbox) {
-        todo!()
-    }
+pub struct Core {
+    index: Index,
+    setup: Arc<Setup>,
+    shared: Arc<Shared>,
+    proxy: Proxy,
 }
 
-/// What every core of this router shares and never changes: listeners, names, keys, trust.
-pub struct Setup {}
-
-impl Setup {
-    /// `boot` is the boot id of the state directory; `start` when this process started.
-    pub fn new(
-        _settings: &crate::config::Settings,
-        _keys: crate::wire::token::Ring,
-        _boot: u16,
-        _start: Now,
-    ) -> Setup {
-        todo!()
-    }
+/// What one core writes to while it decides: its pins, its counters, and scratch that is kept between messages.
+struct Proxy {
+    stats: Arc<CoreStats>,
+    cores: usize,
+    pins: Pins,
+    limits: limit::RuleLimits,
+    edits: Edits,
+    scratch: Scratch,
+    text: Vec<u8>,
+    headers: Vec<u8>,
 }
 
-/// The light state that cores share.
-pub struct Shared {
-    pub flows: crate::live::Flows,
-    pub moved: crate::live::Moved,
-    pub unreachable: crate::live::Unreachable,
+/// What stays the same while one message is decided.
+struct Turn<'a> {
+    now: Now,
+    setup: &'a Setup,
+    shared: &'a Shared,
+    table: &'a Table,
+    arrival: &'a Arrival,
 }
 
 impl Core {
     /// `workers`: how many cores share the router's limits.
-    pub fn new(
-        _setup: std::sync::Arc<Setup>,
-        _shared: std::sync::Arc<Shared>,
-        _stats: std::sync::Arc<crate::stats::CoreStats>,
-        _workers: usize,
-    ) -> Core {
-        todo!()
+    pub fn new(setup: Arc<Setup>, shared: Arc<Shared>, stats: Arc<CoreStats>, workers: usize) -> Core {
+        let proxy = Proxy {
+            pins: Pins::new(setup.pins),
+            stats,
+            cores: workers.max(1),
+            limits: limit::RuleLimits::default(),
+            edits: Edits::default(),
+            scratch: Scratch::default(),
+            text: Vec::new(),
+            headers: Vec::new(),
+        };
+        proxy.stats.set(Gauge::PinsMax, proxy.pins.capacity() as u64);
+        Core { index: Index::new(), setup, shared, proxy }
     }
+
+    /// Takes one input and appends what is to be sent to `out`.
+    pub fn step(&mut self, now: Now, table: &Table, input: Input<'_>, out: &mut Outbox) {
+        match input {
+            Input::Message(arrival, bytes) => self.message(now, table, &arrival, bytes, out, &mut ()),
+            Input::Undeliverable { target, sent, why } => {
+                self.undeliverable(now, table, target, sent, why, out)
+            }
+            Input::Tick => {
+                let proxy = &mut self.proxy;
+                proxy.pins.sweep(PIN_SETS_PER_TICK, now);
+                proxy.stats.set(Gauge::Pins, proxy.pins.len() as u64);
+                proxy.stats.set(Gauge::TableVersion, table.version);
+            }
+        }
+    }
+
+    fn message<R: Recorder>(
+        &mut self,
+        now: Now,
+        table: &Table,
+        arrival: &Arrival,
+        bytes: &[u8],
+        out: &mut Outbox,
+        rec: &mut R,
+    ) {
+        let Core { index, setup, shared, proxy } = self;
+        let turn = Turn { now, setup, shared, table, arrival };
+        match index.scan(bytes, &setup.limits) {
+            Ok(view) => match view.start() {
+                Start::Request { .. } => proxy.request(&turn, &view, out, rec),
+                Start::Response { .. } => proxy.response(&turn, &view, out, rec),
+            },
+            Err(refused) => match refused.view {
+                Some(view) => proxy.refuse(&turn, &view, refused.reason.into(), out, rec),
+                None if stun::is_binding_request(bytes) => proxy.stun(&turn, bytes, out),
+                None => {
+                    if R::ON {
+                        rec.step("drop", format_args!("{}", refused.reason.label()));
+                    }
+                    proxy.stats.refused(refused.reason);
+                }
+            },
+        }
+    }
+
+    fn undeliverable(
+        &mut self,
+        now: Now,
+        table: &Table,
+        target: Target,
+        sent: &[u8],
+        why: Fault,
+        out: &mut Outbox,
+    ) {
+        let Core { index, setup, shared, proxy } = self;
+        let Target::Datagram { listener, from, to } = target;
+        let out_by = setup.listener(listener);
+        if why == Fault::Unreachable && table.pools.peer(out_by.transport, to, now.unix_s).is_none() {
+            let flow = Flow::Datagram { listener: out_by.id, local: from, peer: to };
+            proxy.stats.add(Counter::UnreachableDropped, u64::from(shared.unreachable.put(flow, now)));
+        }
+        let arrival = Arrival { listener, local: out_by.address, peer: to, flow: None };
+        let turn = Turn { now, setup, shared, table, arrival: &arrival };
+        // An ICMP error quotes the beginning only: its head may still be whole lines, enough for an answer.
+        let view = match index.scan(sent, &setup.limits) {
+            Ok(view) => Some(view),
+            Err(refused) => refused.view,
+        };
+        match view {
+            Some(view) => proxy.undeliverable(&turn, &view, why, out),
+            None => proxy.stats.add(Counter::Undeliverable, 1),
+        }
+    }
+}
+
+impl Proxy {
+    fn stun(&mut self, turn: &Turn<'_>, bytes: &[u8], out: &mut Outbox) {
+        let start = out.bytes.len();
+        stun::answer(bytes, turn.arrival.peer, &mut out.bytes);
+        let from = turn.setup.listener(turn.arrival.listener).wildcard.then(|| turn.arrival.local.ip());
+        let to = turn.arrival.peer;
+        out.finish(Target::Datagram { listener: turn.arrival.listener, from, to }, start);
+        self.stats.refused(Reason::Stun);
+    }
+}
+
+/// The text behind the magic cookie of a Via value's branch, where it could be ours.
+fn own_branch(value: &[u8]) -> Option<&[u8]> {
+    crate::wire::Via::parse(value)?.branch.strip_prefix(COOKIE)
 }

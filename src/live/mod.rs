@@ -1,5 +1,6 @@
 //! Plain data that cores share or keep: backend states, flows, pins. No sockets, no clocks (time is passed in), all bounded.
 
+mod aged;
 pub mod backend;
 pub mod flows;
 pub mod moved;

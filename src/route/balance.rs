@@ -180,8 +180,8 @@ fn domain(uri: &Uri<'_>, names: &Names, out: &mut Vec<u8>) -> bool {
 
 fn header(name: &str, facts: &Facts<'_>, out: &mut Vec<u8>) -> bool {
     let first = match HeaderId::of(name.as_bytes()) {
-        HeaderId::Other => facts.view.named(name.as_bytes()).next().map(|(_, field)| field),
-        known => facts.view.first(known),
+        HeaderId::Other => facts.view.named(name.as_bytes()).map(|(_, field)| field).find(|f| facts.shows(f)),
+        known => facts.view.all(known).map(|(_, field)| field).find(|f| facts.shows(f)),
     };
     out.extend_from_slice(first.map_or(b"", |field| facts.view.of(field.value)));
     !out.is_empty()

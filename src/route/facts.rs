@@ -11,7 +11,7 @@ use regex_automata::PatternSet;
 use super::{caches::Caches, pool::BackendRef};
 use crate::{
     config::table::Subject,
-    wire::{Essentials, HeaderId, Method, Transport, Uri, View, body},
+    wire::{Essentials, Field, HeaderId, Method, Transport, Uri, View, body, name::same_name},
 };
 
 /// Who sent it (SPEC 1.1), decided before any rule.
@@ -47,6 +47,19 @@ pub struct Facts<'a> {
     /// Index of the listener in the settings' order.
     pub listener: u8,
     pub transport: Transport,
+    /// Names of header fields that no rule may see: what is stripped from a client's request before all else (SPEC 1.2).
+    /// Empty for backends. Lower case, compact forms resolved.
+    pub hidden: &'a [Box<[u8]>],
+}
+
+impl Facts<'_> {
+    /// May rules and balances see this field?
+    pub(super) fn shows(&self, field: &Field) -> bool {
+        self.hidden.is_empty() || {
+            let name = self.view.of(field.name);
+            !self.hidden.iter().any(|hidden| same_name(name, hidden))
+        }
+    }
 }
 
 /// `body.raw` sees so much.
@@ -185,13 +198,18 @@ impl Values {
         &bytes[start as usize..end as usize]
     }
 
+    fn push<'f>(&mut self, facts: &Facts<'_>, fields: impl Iterator<Item = &'f Field>) {
+        let shown = fields.filter(|field| facts.shows(field));
+        self.spans.extend(shown.map(|field| (field.value.start, field.value.end)));
+    }
+
     fn gather(&mut self, place: &Place, facts: &Facts<'_>) {
         let view = facts.view;
         match place {
             Place::Ruri => self.spans.push((0, facts.ruri.len() as u32)),
-            Place::First(id) => self.spans.extend(view.first(*id).map(|f| (f.value.start, f.value.end))),
-            Place::Every(id) => self.spans.extend(view.all(*id).map(|(_, f)| (f.value.start, f.value.end))),
-            Place::Named(name) => self.spans.extend(view.named(name).map(|(_, f)| (f.value.start, f.value.end))),
+            Place::First(id) => self.push(facts, view.first(*id).into_iter()),
+            Place::Every(id) => self.push(facts, view.all(*id).map(|(_, field)| field)),
+            Place::Named(name) => self.push(facts, view.named(name).map(|(_, field)| field)),
             Place::Member(name) => {
                 if let Some(value) = body::json_member(view.body(), name, &mut self.member) {
                     let start = self.text.len() as u32;

@@ -119,6 +119,11 @@ impl Pools {
         &self.pools[index as usize]
     }
 
+    /// Does this backend take new requests?
+    pub fn is_active(&self, at: BackendRef) -> bool {
+        self.backend(at).admin == AdminState::Active
+    }
+
     /// Every backend with its place, in the file's order.
     pub fn backends(&self) -> impl Iterator<Item = (BackendRef, &Backend)> {
         self.pools.iter().enumerate().flat_map(|(pool, p)| {

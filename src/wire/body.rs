@@ -92,20 +92,29 @@ impl<'b> Walk<'b> {
         }
     }
 
-    /// A string; gives what stands between its quotes.
+    /// A string, sound in its escapes; gives what stands between its quotes.
     fn string(&mut self) -> Option<&'b [u8]> {
         self.eat(b'"')?;
         let from = self.at;
+        let mut escaped = false;
         loop {
             match self.peek()? {
                 b'"' => break,
-                b'\\' => self.at += 2,
+                b'\\' => {
+                    self.at += 2;
+                    escaped = true;
+                }
                 0..=0x1f => return None,
                 _ => self.at += 1,
             }
         }
         self.at += 1;
-        Some(&self.bytes[from..self.at - 1])
+        let text = &self.bytes[from..self.at - 1];
+        if escaped {
+            let mut chars = Chars(text);
+            while chars.next()?.is_some() {}
+        }
+        Some(text)
     }
 
     /// A number, `true`, `false` or `null`: what cannot be mistaken for anything else is taken as it stands.

@@ -62,14 +62,21 @@ impl Edits {
 
     /// Appends `bytes` with the edits applied to `out`.
     pub fn write(&self, bytes: &[u8], out: &mut Vec<u8>) {
-        let mut done = 0usize;
-        for e in &self.list {
+        self.write_range(bytes, Span { start: 0, end: bytes.len() as u32 }, out);
+    }
+
+    /// Appends the bytes of `span` with the edits that begin in it applied to `out`.
+    pub fn write_range(&self, bytes: &[u8], span: Span, out: &mut Vec<u8>) {
+        let (mut done, end) = (span.start as usize, span.end as usize);
+        for e in self.list.iter().filter(|e| (span.start..=span.end).contains(&e.at)) {
             let at = (e.at as usize).max(done);
             out.extend_from_slice(&bytes[done..at]);
             out.extend_from_slice(&self.text[e.from as usize..e.to as usize]);
             done = (e.cut as usize).max(at);
         }
-        out.extend_from_slice(&bytes[done..]);
+        if done < end {
+            out.extend_from_slice(&bytes[done..end]);
+        }
     }
 }
 

@@ -13,6 +13,7 @@ pub mod name;
 pub mod reason;
 pub mod reply;
 pub mod scan;
+pub mod stun;
 pub mod token;
 pub mod uri;
 pub mod via;

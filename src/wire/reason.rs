@@ -24,6 +24,7 @@ macro_rules! reasons {
 reasons! {
     NotSip              "not_sip"              0   "";
     Keepalive           "keepalive"            0   "";
+    Stun                "stun"                 0   "";
     TooLarge            "too_large"            513 "Message Too Large";
     TooManyHeaders      "too_many_headers"     400 "Too Many Header Fields";
     StartLineTooLong    "start_line_too_long"  400 "Start Line Too Long";

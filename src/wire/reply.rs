@@ -1,1 +1,89 @@
+//! Responses of our own, written from the request's bytes (RFC 3261 8.2.6), and the stamp on its topmost Via (RFC 3581).
 
+use std::{
+    io::Write,
+    net::{IpAddr, SocketAddr},
+};
+
+use super::{
+    edit::Edits,
+    name::HeaderId,
+    scan::{Span, View},
+    via::Via,
+};
+
+/// One response of ours.
+pub struct Reply<'a> {
+    pub code: u16,
+    pub phrase: &'a str,
+    /// Whole lines with CRLF.
+    pub headers: &'a [u8],
+    /// Becomes the To tag where there is none; the same for a retransmission.
+    pub tag: u64,
+    /// Where the request came from; `None` where it is one that we sent: then our own Via, the first line, is left out.
+    pub peer: Option<SocketAddr>,
+}
+
+/// Appends the response to `view`'s request to `out`. Header fields that the request lacks are left out: a reply to a
+/// broken message is as good as the message. `edits` is scratch.
+pub fn write(view: &View<'_>, reply: &Reply<'_>, edits: &mut Edits, out: &mut Vec<u8>) {
+    // A Vec takes all that is written: the results below cannot be errors.
+    let _ = write!(out, "SIP/2.0 {} {}\r\n", reply.code, reply.phrase);
+    edits.clear();
+    let top = view.items(HeaderId::Via).next().and_then(|item| Via::parse(item.value));
+    if let (Some(via), Some(peer)) = (top, reply.peer) {
+        stamp(view, &via, peer, edits);
+    }
+    for (_, field) in view.all(HeaderId::Via).skip(usize::from(reply.peer.is_none())) {
+        edits.write_range(view.bytes, field.line, out);
+    }
+    for id in [HeaderId::From, HeaderId::To, HeaderId::CallId, HeaderId::CSeq] {
+        let Some(field) = view.first(id) else { continue };
+        let line = view.of(field.line);
+        let tagless = id == HeaderId::To
+            && super::NameAddr::parse(view.of(field.value)).is_none_or(|to| to.tag().is_none());
+        if tagless {
+            out.extend_from_slice(&line[..(field.value.end - field.line.start) as usize]);
+            let _ = write!(out, ";tag={:016x}\r\n", reply.tag);
+        } else {
+            out.extend_from_slice(line);
+        }
+    }
+    out.extend_from_slice(reply.headers);
+    out.extend_from_slice(b"Content-Length: 0\r\n\r\n");
+}
+
+/// Edits that write `received` and `rport` on the request's topmost Via (RFC 3581 4, RFC 3261 18.2.1): `rport` where the
+/// sender asked for it, `received` where it asked or its sent-by is not where the packet came from. A `received` that
+/// the sender wrote itself is replaced by the truth.
+pub fn stamp(view: &View<'_>, via: &Via<'_>, peer: SocketAddr, edits: &mut Edits) {
+    let ip = peer.ip().to_canonical();
+    if let Some((name, value)) = via.rport {
+        let span = Span { start: view.span_of(name).start, end: view.span_of(value.unwrap_or(name)).end };
+        edits.replace_with(span, |t| drop(write!(t, "rport={}", peer.port())));
+    }
+    if let Some(old) = via.received {
+        edits.replace_with(view.span_of(old), |t| drop(write!(t, "{ip}")));
+    } else if via.rport.is_some() || !names(via.sent_by.host, ip) {
+        let end = view.span_of(via.whole).end;
+        edits.replace_with(Span { start: end, end }, |t| drop(write!(t, ";received={ip}")));
+    }
+}
+
+/// Where a response to a request with this topmost Via goes over UDP (RFC 3581 4, RFC 3261 18.2.2): always to the address
+/// that it came from; to the port that it came from where it asked by `rport`, else to the sent-by port. `maddr` and the
+/// sent-by host choose nothing (SPEC 1.3).
+pub fn return_address(via: &Via<'_>, peer: SocketAddr) -> SocketAddr {
+    match via.rport {
+        Some(_) => peer,
+        None => SocketAddr::new(peer.ip(), via.sent_by.port.unwrap_or(5060)),
+    }
+}
+
+/// Does `host` (without brackets) name this address?
+fn names(host: &[u8], ip: IpAddr) -> bool {
+    std::str::from_utf8(host)
+        .ok()
+        .and_then(|h| h.parse::<IpAddr>().ok())
+        .is_some_and(|h| h.to_canonical() == ip)
+}

@@ -1,6 +1,16 @@
-//! Tokens of SPEC 3: what we sign and put into a Via branch, a Record-Route, a Path or an entity-tag.
+//! Tokens of SPEC 3: what we sign and put into a Via branch, a Record-Route or a Path, so that the way back needs no state.
+//!
+//! The bytes are settled in `tokens.md`, beside this file. Encoding and decoding only: who may use a token, and what for,
+//! is decided in `forward`. A token that does not decode is a `Fault`, which the caller turns into SPEC 3.1's answer.
+#![doc = include_str!("tokens.md")]
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    hash::Hasher,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use siphasher::sip::{SipHasher13, SipHasher24};
 
 use super::name::Transport;
 
@@ -40,15 +50,389 @@ pub enum Side {
     },
 }
 
+/// From whom a response may be taken (SPEC 3.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// Any backend.
+    Backend,
+    /// The flow with this hash (`flow_hash`).
+    Client(u32),
+}
+
+/// What a Via branch of ours says (SPEC 3.6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ViaToken {
+    pub router: u8,
+    /// Where the response goes.
+    pub back: Flow,
+    /// The request came from a backend (or a trusted source): the response's Record-Route names us as that side sees us.
+    pub from_backend: bool,
+    pub bound: Bound,
+    /// Hash part (`forward::hash`); its low 16 bits stand in the Record-Route that left with it.
+    pub branch: u64,
+    pub loop_hash: u32,
+    /// The flow that the request's token named, where it came by another (`back`), and the hash of its From tag (SPEC 7.2).
+    pub moved: Option<(Flow, u32)>,
+}
+
+/// What a Record-Route of ours says (SPEC 3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteToken {
+    pub router: u8,
+    pub sides: [Side; 2],
+    /// Which side (0 or 1) owns `tag`.
+    pub owner: u8,
+    /// Hash of the owner's tag.
+    pub tag: u32,
+    /// Low 16 bits of the branch that left with it.
+    pub bits: u16,
+}
+
+/// What a Path of ours says (SPEC 3.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathToken {
+    pub router: u8,
+    pub flow: Flow,
+}
+
+/// Why a text is no token of that type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// Not the form of a token of this type.
+    Foreign,
+    /// The form of one, under a key that the ring does not hold.
+    UnknownKey,
+    /// A bad MAC under a known key.
+    Forged,
+}
+
+const VERSION: u8 = 1;
+const VIA: u8 = 0;
+const ROUTE: u8 = 1;
+const PATH: u8 = 2;
+
+/// Longest payload with its MAC, in bytes (a via token with a moved IPv6 flow on wildcard listeners), and a little more.
+const MAX: usize = 128;
+const MAC: usize = 8;
+
 /// The keys: up to 16, the first signs, all verify (SPEC 3.1).
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Ring {
-    keys: Vec<(u8, [u8; 16])>,
+    keys: [Option<[u8; 16]>; 16],
+    signing: u8,
 }
 
 impl Ring {
-    /// `keys`: (key id 0-15, 128 bits), at least one, ids distinct.
-    pub fn new(keys: Vec<(u8, [u8; 16])>) -> Ring {
-        Ring { keys }
+    /// `keys`: (key id 0-15, 128 bits), at least one, ids distinct; the first signs. Ids are taken modulo 16.
+    pub fn new(keys: &[(u8, [u8; 16])]) -> Ring {
+        let mut ring = Ring { keys: [None; 16], signing: keys.first().map_or(0, |k| k.0 & 15) };
+        for (id, key) in keys.iter().rev() {
+            ring.keys[(id & 15) as usize] = Some(*key);
+        }
+        ring
+    }
+
+    /// The id of the key that signs.
+    pub fn signing(&self) -> u8 {
+        self.signing
+    }
+
+    /// A keyed hash for what must not be guessed by a peer but is no token: branches, pins (SipHash-1-3).
+    pub fn hasher(&self) -> SipHasher13 {
+        SipHasher13::new_with_key(&self.keys[self.signing as usize].unwrap_or_default())
+    }
+
+    fn mac(&self, id: u8, payload: &[u8], binding: &[u8]) -> Option<u64> {
+        let key = self.keys[(id & 15) as usize].as_ref()?;
+        let mut hasher = SipHasher24::new_with_key(key);
+        hasher.write(payload);
+        hasher.write(binding);
+        Some(hasher.finish())
+    }
+
+    fn seal(&self, mut w: Writer, binding: &[u8], out: &mut Vec<u8>) {
+        let mac = self.mac(self.signing, &w.bytes[..w.len], binding).unwrap_or_default();
+        w.put(&mac.to_be_bytes());
+        let mut text = [0u8; MAX * 4 / 3 + 4];
+        let n = URL_SAFE_NO_PAD.encode_slice(&w.bytes[..w.len], &mut text).unwrap_or(0);
+        out.extend_from_slice(&text[..n]);
+    }
+
+    /// Decodes the text, checks form and MAC; hands the payload behind its first two bytes to `read`, which must use it up.
+    /// Gives router id, key id and what `read` made.
+    fn open<T>(
+        &self,
+        kind: u8,
+        text: &[u8],
+        binding: &[u8],
+        read: impl FnOnce(&mut Reader<'_>) -> Option<T>,
+    ) -> Result<(u8, u8, T), Fault> {
+        let mut bytes = [0u8; MAX];
+        // A text as long as no token of ours is none; the bound also keeps the decoder inside `bytes`.
+        if text.len() < 24 || text.len() > MAX * 4 / 3 {
+            return Err(Fault::Foreign);
+        }
+        let n = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).map_err(|_| Fault::Foreign)?;
+        let (payload, mac) = bytes[..n].split_at(n - MAC);
+        let first = payload[0];
+        if first >> 6 != VERSION || (first >> 4) & 3 != kind {
+            return Err(Fault::Foreign);
+        }
+        let mut reader = Reader { rest: &payload[2..] };
+        let value = read(&mut reader).filter(|_| reader.rest.is_empty()).ok_or(Fault::Foreign)?;
+        let key_id = first & 15;
+        let expected = self.mac(key_id, payload, binding).ok_or(Fault::UnknownKey)?;
+        let got = u64::from_be_bytes(mac.try_into().map_err(|_| Fault::Foreign)?);
+        if expected != got {
+            return Err(Fault::Forged);
+        }
+        Ok((payload[1], key_id, value))
+    }
+
+    fn start(&self, kind: u8, router: u8) -> Writer {
+        let mut w = Writer { bytes: [0; MAX], len: 0 };
+        w.put(&[VERSION << 6 | kind << 4 | self.signing, router]);
+        w
     }
 }
+
+impl std::fmt::Debug for Ring {
+    /// Never the keys themselves: logs are read by many.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let held = self.keys.iter().filter(|k| k.is_some()).count();
+        write!(f, "Ring {{ keys: {held}, signing: {} }}", self.signing)
+    }
+}
+
+impl ViaToken {
+    /// Appends the token's text (behind `z9hG4bK`).
+    pub fn encode(&self, ring: &Ring, out: &mut Vec<u8>) {
+        let mut w = ring.start(VIA, self.router);
+        let to_client = matches!(self.bound, Bound::Client(_));
+        w.put(&[u8::from(self.from_backend)
+            | u8::from(to_client) << 1
+            | u8::from(self.moved.is_some()) << 2]);
+        w.flow(&self.back, 0);
+        if let Bound::Client(hash) = self.bound {
+            w.put(&hash.to_be_bytes());
+        }
+        w.put(&self.branch.to_be_bytes());
+        w.put(&self.loop_hash.to_be_bytes());
+        if let Some((flow, tag)) = &self.moved {
+            w.flow(flow, 0);
+            w.put(&tag.to_be_bytes());
+        }
+        ring.seal(w, b"", out);
+    }
+
+    /// The token and the id of its key.
+    pub fn decode(text: &[u8], ring: &Ring) -> Result<(ViaToken, u8), Fault> {
+        let (router, key_id, token) = ring.open(VIA, text, b"", |r| {
+            let flags = r.byte()?;
+            if flags & !7 != 0 {
+                return None;
+            }
+            let (back, _) = r.flow()?;
+            let bound = if flags & 2 != 0 { Bound::Client(r.u32()?) } else { Bound::Backend };
+            let (branch, loop_hash) = (u64::from_be_bytes(r.take()?), r.u32()?);
+            let moved = if flags & 4 != 0 { Some((r.flow()?.0, r.u32()?)) } else { None };
+            Some(ViaToken { router: 0, back, from_backend: flags & 1 != 0, bound, branch, loop_hash, moved })
+        })?;
+        Ok((ViaToken { router, ..token }, key_id))
+    }
+}
+
+impl RouteToken {
+    /// Appends the token's text, bound to the Call-ID.
+    pub fn encode(&self, ring: &Ring, call_id: &[u8], out: &mut Vec<u8>) {
+        let mut w = ring.start(ROUTE, self.router);
+        for (i, side) in self.sides.iter().enumerate() {
+            w.side(side, u8::from(self.owner == i as u8));
+        }
+        w.put(&self.tag.to_be_bytes());
+        w.put(&self.bits.to_be_bytes());
+        ring.seal(w, call_id, out);
+    }
+
+    /// The token and the id of its key.
+    pub fn decode(text: &[u8], ring: &Ring, call_id: &[u8]) -> Result<(RouteToken, u8), Fault> {
+        let (router, key_id, token) = ring.open(ROUTE, text, call_id, |r| {
+            let (a, owns_a) = r.side()?;
+            let (b, owns_b) = r.side()?;
+            if owns_a == owns_b {
+                return None;
+            }
+            let (tag, bits) = (r.u32()?, u16::from_be_bytes(r.take()?));
+            Some(RouteToken { router: 0, sides: [a, b], owner: u8::from(owns_b), tag, bits })
+        })?;
+        Ok((RouteToken { router, ..token }, key_id))
+    }
+}
+
+impl PathToken {
+    /// Appends the token's text; nothing but its MAC binds it (SPEC 3.4).
+    pub fn encode(&self, ring: &Ring, out: &mut Vec<u8>) {
+        let mut w = ring.start(PATH, self.router);
+        w.flow(&self.flow, 0);
+        ring.seal(w, b"", out);
+    }
+
+    /// The token and the id of its key.
+    pub fn decode(text: &[u8], ring: &Ring) -> Result<(PathToken, u8), Fault> {
+        let (router, key_id, flow) = ring.open(PATH, text, b"", |r| Some(r.flow()?.0))?;
+        Ok((PathToken { router, flow }, key_id))
+    }
+}
+
+/// A 32-bit hash of a tag, for Record-Route tokens and moved flows. Fixed seed: routers that share keys must agree.
+pub fn tag_hash(tag: &[u8]) -> u32 {
+    xxhash_rust::xxh3::xxh3_64_with_seed(tag, 0x7469_6469_6e67_7301) as u32
+}
+
+/// A 32-bit hash of where a response to a client-bound request must come from: listener and remote address, or connection.
+pub fn flow_hash(flow: &Flow) -> u32 {
+    let mut w = Writer { bytes: [0; MAX], len: 0 };
+    match *flow {
+        // Without `local`: a phone may answer to any address of ours that it knows.
+        Flow::Datagram { listener, peer, .. } => w.flow(&Flow::Datagram { listener, local: None, peer }, 0),
+        Flow::Stream { .. } => w.flow(flow, 0),
+    }
+    xxhash_rust::xxh3::xxh3_64_with_seed(&w.bytes[..w.len], 0x7469_6469_6e67_7302) as u32
+}
+
+const DATAGRAM: u8 = 1 << 6;
+const STREAM: u8 = 2 << 6;
+const BACKEND: u8 = 3 << 6;
+const V6: u8 = 1 << 5;
+const LOCAL: u8 = 1 << 4;
+
+struct Writer {
+    bytes: [u8; MAX],
+    len: usize,
+}
+
+impl Writer {
+    fn put(&mut self, part: &[u8]) {
+        self.bytes[self.len..self.len + part.len()].copy_from_slice(part);
+        self.len += part.len();
+    }
+
+    fn ip(&mut self, ip: IpAddr) {
+        match ip {
+            IpAddr::V4(ip) => self.put(&ip.octets()),
+            IpAddr::V6(ip) => self.put(&ip.octets()),
+        }
+    }
+
+    fn addr(&mut self, addr: SocketAddr) {
+        self.ip(addr.ip());
+        self.put(&addr.port().to_be_bytes());
+    }
+
+    fn flow(&mut self, flow: &Flow, owns: u8) {
+        match flow {
+            Flow::Datagram { listener, local, peer } => {
+                let v6 = if peer.is_ipv6() { V6 } else { 0 };
+                // A local address of the other family cannot be: the flow would not exist.
+                let local = local.filter(|l| l.is_ipv6() == peer.is_ipv6());
+                self.put(&[DATAGRAM | v6 | if local.is_some() { LOCAL } else { 0 } | owns]);
+                self.put(&listener.to_be_bytes());
+                self.addr(*peer);
+                if let Some(local) = local {
+                    self.ip(local);
+                }
+            }
+            Flow::Stream { listener, id } => {
+                self.put(&[STREAM | owns]);
+                self.put(&listener.to_be_bytes());
+                self.put(&[id.router]);
+                self.put(&id.boot.to_be_bytes());
+                self.put(&[id.core]);
+                self.put(&id.slot.to_be_bytes()[1..]);
+                self.put(&id.generation.to_be_bytes());
+            }
+        }
+    }
+
+    fn side(&mut self, side: &Side, owns: u8) {
+        match side {
+            Side::Client(flow) => self.flow(flow, owns),
+            Side::Backend { addr, transport } => {
+                let v6 = if addr.is_ipv6() { V6 } else { 0 };
+                self.put(&[BACKEND | v6 | (*transport as u8) << 1 | owns]);
+                self.addr(*addr);
+            }
+        }
+    }
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl Reader<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (part, rest) = self.rest.split_first_chunk::<N>()?;
+        self.rest = rest;
+        Some(*part)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take::<1>().map(|b| b[0])
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_be_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_be_bytes)
+    }
+
+    fn ip(&mut self, v6: bool) -> Option<IpAddr> {
+        Some(if v6 {
+            IpAddr::V6(Ipv6Addr::from(self.take::<16>()?))
+        } else {
+            IpAddr::V4(Ipv4Addr::from(self.take::<4>()?))
+        })
+    }
+
+    fn addr(&mut self, v6: bool) -> Option<SocketAddr> {
+        Some(SocketAddr::new(self.ip(v6)?, self.u16()?))
+    }
+
+    /// A side and whether it owns the tag.
+    fn side(&mut self) -> Option<(Side, bool)> {
+        let descriptor = self.byte()?;
+        let (v6, owns) = (descriptor & V6 != 0, descriptor & 1 != 0);
+        let side = match descriptor & 0xc0 {
+            DATAGRAM if descriptor & 0x0e == 0 => {
+                let (listener, peer) = (self.u16()?, self.addr(v6)?);
+                let local = if descriptor & LOCAL != 0 { Some(self.ip(v6)?) } else { None };
+                Side::Client(Flow::Datagram { listener, local, peer })
+            }
+            STREAM if descriptor & 0x3e == 0 => {
+                let (listener, router, boot, core) = (self.u16()?, self.byte()?, self.u16()?, self.byte()?);
+                let [a, b, c] = self.take()?;
+                let (slot, generation) = (u32::from_be_bytes([0, a, b, c]), self.u16()?);
+                Side::Client(Flow::Stream { listener, id: FlowId { router, boot, core, slot, generation } })
+            }
+            BACKEND if descriptor & LOCAL == 0 => {
+                let transport = *Transport::ALL.get(usize::from(descriptor >> 1 & 7))?;
+                Side::Backend { addr: self.addr(v6)?, transport }
+            }
+            _ => return None,
+        };
+        Some((side, owns))
+    }
+
+    fn flow(&mut self) -> Option<(Flow, bool)> {
+        match self.side()? {
+            (Side::Client(flow), owns) => Some((flow, owns)),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

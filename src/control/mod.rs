@@ -1,0 +1,314 @@
+//! Beside the path, on tokio: start and stop of the router, its tables, its state directory, the once-a-second chores.
+//!
+//! `start` makes everything in the order in which it can fail: keys and boot id, sockets, the table, then the workers.
+//! `cli::run` and `cli::demo` drive it; `admin` serves what `Router` shows. Nothing here touches a message.
+
+pub mod state_dir;
+pub mod tables;
+mod watch;
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+
+pub use self::tables::{Failure, Loaded, Refusal, Status, TableSource, Tables};
+use self::{state_dir::StateDir, tables::Ground};
+use crate::{
+    config::{Diagnostic, Settings},
+    forward::{Core, Setup, Shared},
+    live::{Now, Registry},
+    net::{self, udp},
+    stats::{CoreStats, Exporter, Process, ProcessGauge, SeriesRegistry},
+    wire::token::Ring,
+    worker::{self, Launch, Worker},
+};
+
+/// A worker that has not turned for so long is stuck (a healthy one does each second).
+const STUCK_MS: u64 = 10_000;
+
+/// Why the router did not start, for the person who starts it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("state directory: {}: {error}", path.display())]
+    State { path: PathBuf, error: io::Error },
+    #[error("key file {}: {error}", path.display())]
+    KeyFile { path: PathBuf, error: io::Error },
+    #[error("key file {} has mode {mode:04o}: others could read it; chmod 600 it", path.display())]
+    KeyMode { path: PathBuf, mode: u32 },
+    #[error("{}", list(.0))]
+    Diagnostics(Vec<Diagnostic>),
+    #[error("no random numbers from the system: {0}")]
+    Random(String),
+    #[error("listener \"{name}\": {error}")]
+    Listen { name: String, error: io::Error },
+    #[error("{0}")]
+    Table(Failure),
+    #[error("worker {index} cannot start: {error}")]
+    Worker { index: usize, error: io::Error },
+    #[error("control cannot start: {0}")]
+    Runtime(io::Error),
+}
+
+fn list(diagnostics: &[Diagnostic]) -> String {
+    diagnostics.iter().map(Diagnostic::to_string).collect::<Vec<_>>().join("\n")
+}
+
+/// A router at work, as control and admin see it.
+pub struct Router {
+    settings: Settings,
+    setup: Arc<Setup>,
+    shared: Arc<Shared>,
+    tables: Arc<Tables>,
+    exporter: Exporter,
+    process: Arc<Process>,
+    workers: Mutex<Vec<Worker>>,
+    ready: AtomicBool,
+}
+
+/// A router that was started; ends with `stop`.
+pub struct Running {
+    router: Arc<Router>,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// Starts the router: when this returns it takes messages.
+pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, StartError> {
+    let now = net::now();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(StartError::Runtime)?;
+    let state_dir = StateDir::of(&settings)?;
+    let ring = Ring::new(&keys(&settings, state_dir.as_ref())?);
+    let boot = match &state_dir {
+        Some(dir) => dir.next_boot()?,
+        None => u16::from_le_bytes(state_dir::random()?),
+    };
+    let count = settings.workers.count.max(1);
+    let mut sockets = bind(&mut settings, count)?;
+    let series = Arc::new(SeriesRegistry::new(settings.limits.series));
+    let process = Arc::new(Process::default());
+    let ground = Ground {
+        settings: settings.clone(),
+        registry: Registry::default(),
+        series: series.clone(),
+        process: process.clone(),
+    };
+    let tables = Arc::new(Tables::new(ground, source).map_err(StartError::Table)?);
+    let setup = Arc::new(Setup::new(&settings, ring, boot, now));
+    let shared = Arc::new(Shared::new(&settings));
+    let stats: Vec<_> = (0..count).map(|_| Arc::new(CoreStats::with_bound(series.bound()))).collect();
+    let mut workers = Vec::with_capacity(count);
+    for (index, stats) in stats.iter().enumerate() {
+        let launch = Launch {
+            index,
+            pin: settings.workers.pin,
+            sockets: sockets.iter_mut().filter_map(|(at, left)| Some((*at, left.pop()?))).collect(),
+            core: Core::new(setup.clone(), shared.clone(), stats.clone(), count),
+            table: tables.current().clone(),
+            stats: stats.clone(),
+        };
+        workers.push(worker::spawn(launch).map_err(|error| StartError::Worker { index, error })?);
+    }
+    let exporter = Exporter::new(stats, series, process.clone());
+    let router = Router {
+        settings,
+        setup,
+        shared,
+        tables,
+        exporter,
+        process,
+        workers: Mutex::new(workers),
+        ready: AtomicBool::new(true),
+    };
+    router.publish_limits(now);
+    let router = Arc::new(router);
+    runtime.spawn(chores(router.clone()));
+    runtime.spawn(watch::watch(router.clone()));
+    Ok(Running { router, runtime })
+}
+
+impl Running {
+    pub fn router(&self) -> &Arc<Router> {
+        &self.router
+    }
+
+    /// Where control's tasks run, and admin's.
+    pub fn runtime(&self) -> &tokio::runtime::Handle {
+        self.runtime.handle()
+    }
+
+    /// Readiness off first; then each worker finishes what its sockets have queued, and ends.
+    pub fn stop(self) {
+        self.router.ready.store(false, Ordering::Release);
+        let workers = std::mem::take(&mut *self.router.workers.lock());
+        std::thread::scope(|scope| {
+            for worker in workers {
+                scope.spawn(move || worker.stop());
+            }
+        });
+        self.runtime.shutdown_timeout(Duration::from_secs(1));
+    }
+}
+
+impl Router {
+    /// With the addresses that were really bound.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    pub fn setup(&self) -> &Arc<Setup> {
+        &self.setup
+    }
+
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    pub fn tables(&self) -> &Arc<Tables> {
+        &self.tables
+    }
+
+    /// The addresses of the listeners, in the settings' order.
+    pub fn listeners(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.settings.listen.iter().map(|listen| listen.address)
+    }
+
+    /// Reads the table's file again.
+    pub async fn reload(&self) -> Result<Loaded, Refusal> {
+        self.take_up(self.tables.reload().await)
+    }
+
+    /// Takes a table that came from `name`.
+    pub async fn put(&self, name: &str, text: String) -> Result<Loaded, Refusal> {
+        self.take_up(self.tables.put(name, text).await)
+    }
+
+    pub async fn rollback(&self) -> Result<Loaded, Refusal> {
+        self.take_up(self.tables.rollback().await)
+    }
+
+    /// Idle workers would see a new table with their next tick only.
+    fn take_up(&self, outcome: Result<Loaded, Refusal>) -> Result<Loaded, Refusal> {
+        if outcome.is_ok() {
+            self.workers.lock().iter().for_each(Worker::wake);
+        }
+        outcome
+    }
+
+    /// True from the first turn of the workers until the stop begins, while all of them turn.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire) && self.stuck(net::now()).is_none()
+    }
+
+    /// A worker that has not turned for ten seconds.
+    pub fn stuck(&self, now: Now) -> Option<usize> {
+        let workers = self.workers.lock();
+        workers.iter().position(|worker| {
+            let turned = worker.turned_ms();
+            turned > 0 && now.mono_ms > turned + STUCK_MS
+        })
+    }
+
+    /// The text of a scrape.
+    pub fn metrics(&self) -> String {
+        let process = &self.process;
+        process.set(ProcessGauge::Flows, self.shared.flows.len() as u64);
+        process.set(ProcessGauge::MovedFlows, self.shared.moved.len() as u64);
+        process.set(ProcessGauge::UnreachableFlows, self.shared.unreachable.len() as u64);
+        process.set(ProcessGauge::Ready, self.is_ready().into());
+        self.exporter.render()
+    }
+
+    fn publish_limits(&self, start: Now) {
+        let limits = &self.settings.limits;
+        let gauges = [
+            (ProcessGauge::FlowsLimit, limits.flows),
+            (ProcessGauge::MovedFlowsLimit, limits.moved_flows),
+            (ProcessGauge::UnreachableFlowsLimit, limits.unreachable),
+            (ProcessGauge::LimitMessage, limits.wire.message),
+            (ProcessGauge::LimitHeaderLines, limits.wire.header_lines),
+            (ProcessGauge::LimitStartLine, limits.wire.start_line),
+            (ProcessGauge::SeriesLimit, limits.series),
+            (ProcessGauge::Workers, self.settings.workers.count),
+        ];
+        for (gauge, value) in gauges {
+            self.process.set(gauge, value as u64);
+        }
+        self.process.set(ProcessGauge::StartTime, start.unix_s);
+    }
+}
+
+/// The ring of the settings, of the key file, or of the state directory; without any, one that ends with the process.
+fn keys(settings: &Settings, state_dir: Option<&StateDir>) -> Result<Vec<(u8, [u8; 16])>, StartError> {
+    if !settings.tokens.keys.is_empty() {
+        return Ok(settings.tokens.keys.clone());
+    }
+    if let Some(path) = &settings.tokens.key_file {
+        return state_dir::read_keys(path);
+    }
+    match state_dir {
+        Some(dir) => dir.own_keys(),
+        None => {
+            tracing::warn!(
+                "no state_dir and no token keys: dialogs do not outlive a restart of this router (state_dir in tidings.toml)"
+            );
+            Ok(vec![(0, state_dir::random()?)])
+        }
+    }
+}
+
+type Bound = Vec<(u8, Vec<udp::Socket>)>;
+
+/// Binds every listener once for each worker, and notes in the settings what port 0 became.
+fn bind(settings: &mut Settings, workers: usize) -> Result<Bound, StartError> {
+    let (receive, send) = (settings.udp.receive_buffer, settings.udp.send_buffer);
+    let mut bound = Vec::new();
+    for (index, listen) in (0u8..).zip(&mut settings.listen) {
+        let fault = |error| StartError::Listen { name: listen.name.clone(), error };
+        let sockets = udp::bind(listen.address, workers, receive, send).map_err(fault)?;
+        if let Some(first) = sockets.first() {
+            listen.address = first.local;
+            if first.receive_buffer < receive {
+                tracing::warn!(
+                    listener = %listen.name,
+                    asked = receive,
+                    granted = first.receive_buffer,
+                    "the kernel granted a smaller receive buffer: raise net.core.rmem_max, or bursts are dropped"
+                );
+            }
+        }
+        bound.push((index, sockets));
+    }
+    Ok(bound)
+}
+
+/// Once a second: what has expired ends, what nobody holds is freed.
+async fn chores(router: Arc<Router>) {
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        second.tick().await;
+        let router = router.clone();
+        let chores = tokio::task::spawn_blocking(move || {
+            let now = net::now();
+            router.shared.flows.sweep(now);
+            router.shared.moved.sweep(now);
+            router.exporter.sweep(now.unix_s);
+            router.tables.free();
+        });
+        // A panic in one is a bug; the next second they are tried again.
+        let _ = chores.await;
+    }
+}

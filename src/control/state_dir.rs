@@ -1,0 +1,180 @@
+//! The state directory: what must outlive a restart and belongs to this router alone (SPEC 3.1): the boot id, and the
+//! token key where none is configured.
+//!
+//! It is `state_dir` of the settings, else systemd's `$STATE_DIRECTORY`. Without one the router works, but tokens of
+//! before a restart are void: that is said once, at start.
+
+use std::{
+    fs, io,
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use super::StartError;
+use crate::config::{Settings, settings::parse_ring};
+
+/// Mode of every file in it.
+const PRIVATE: u32 = 0o600;
+
+/// A directory that can be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateDir {
+    path: PathBuf,
+}
+
+impl StateDir {
+    /// The directory of these settings, made where it is not there yet.
+    pub fn of(settings: &Settings) -> Result<Option<StateDir>, StartError> {
+        let from_systemd = || {
+            let listed = std::env::var_os("STATE_DIRECTORY")?;
+            let listed = listed.to_string_lossy().into_owned();
+            // Several are joined by colons; the first is ours.
+            listed.split(':').next().filter(|first| !first.is_empty()).map(PathBuf::from)
+        };
+        settings.state_dir.clone().or_else(from_systemd).map(StateDir::open).transpose()
+    }
+
+    pub fn open(path: PathBuf) -> Result<StateDir, StartError> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(|error| StartError::State { path: path.clone(), error })?;
+        Ok(StateDir { path })
+    }
+
+    /// Counts this start and gives its number: one more than at the last start, after 65,535 from 0 again.
+    pub fn next_boot(&self) -> Result<u16, StartError> {
+        let path = self.path.join("boot");
+        let fault = |error| StartError::State { path: path.clone(), error };
+        let last = match fs::read_to_string(&path) {
+            Ok(text) => Some(text.trim().parse::<u16>().map_err(|_| {
+                fault(io::Error::other("holds no boot number; remove it to begin anew"))
+            })?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(fault(error)),
+        };
+        // A new directory begins at random, so that a router that lost its own is not taken for what it was.
+        let boot = match last {
+            Some(last) => last.wrapping_add(1),
+            None => u16::from_le_bytes(random()?),
+        };
+        replace(&path, format!("{boot}\n").as_bytes()).map_err(fault)?;
+        Ok(boot)
+    }
+
+    /// The router's own key ring (`token.key`), made at first need.
+    pub fn own_keys(&self) -> Result<Vec<(u8, [u8; 16])>, StartError> {
+        let path = self.path.join("token.key");
+        match read_keys(&path) {
+            Err(StartError::KeyFile { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
+            found => return found,
+        }
+        let key: [u8; 16] = random()?;
+        let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+        replace(&path, format!("0 {hex}\n").as_bytes())
+            .map_err(|error| StartError::State { path, error })?;
+        Ok(vec![(0, key)])
+    }
+}
+
+/// Reads a key file (SPEC 3.1); nobody but its owner may be able to.
+pub fn read_keys(path: &Path) -> Result<Vec<(u8, [u8; 16])>, StartError> {
+    let fault = |error| StartError::KeyFile { path: path.to_owned(), error };
+    let mut file = fs::File::open(path).map_err(fault)?;
+    let mode = file.metadata().map_err(fault)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(StartError::KeyMode { path: path.to_owned(), mode });
+    }
+    let mut text = String::new();
+    io::Read::read_to_string(&mut file, &mut text).map_err(fault)?;
+    parse_ring(&path.to_string_lossy(), &text).map_err(StartError::Diagnostics)
+}
+
+/// Random bytes from the system.
+pub fn random<const N: usize>() -> Result<[u8; N], StartError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| StartError::Random(error.to_string()))?;
+    Ok(bytes)
+}
+
+/// Writes a file whole or not at all, on the disk before it has its name.
+fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let draft = path.with_extension("new");
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(&draft)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&draft, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    /// A directory of this test alone, removed at its end.
+    struct Scratch(PathBuf);
+
+    impl Scratch {
+        fn new(name: &str) -> Scratch {
+            let path = std::env::temp_dir().join(format!("tidings-state-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            Scratch(path)
+        }
+    }
+
+    impl Drop for Scratch {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    #[test]
+    fn each_start_counts_one_boot_and_the_key_stays() {
+        let scratch = Scratch::new("boot");
+        let dir = StateDir::open(scratch.0.join("deep")).expect("a directory in /tmp");
+        let first = dir.next_boot().expect("boot");
+        let keys = dir.own_keys().expect("keys");
+        assert_eq!(dir.next_boot().expect("boot"), first.wrapping_add(1));
+        assert_eq!(dir.own_keys().expect("keys"), keys);
+        let mode = fs::metadata(scratch.0.join("deep/token.key")).expect("token.key").mode() & 0o777;
+        assert_eq!(mode, 0o600);
+        fs::write(scratch.0.join("deep/boot"), "65535\n").expect("write");
+        assert_eq!(dir.next_boot().expect("boot"), 0);
+    }
+
+    #[test]
+    fn a_boot_file_of_rubbish_is_told_not_overwritten() {
+        let scratch = Scratch::new("rubbish");
+        let dir = StateDir::open(scratch.0.clone()).expect("a directory in /tmp");
+        fs::write(scratch.0.join("boot"), "many\n").expect("write");
+        let error = dir.next_boot().expect_err("no number").to_string();
+        assert!(error.contains("boot") && error.contains("no boot number"), "{error}");
+    }
+
+    #[test]
+    fn a_key_file_that_others_can_read_is_refused() {
+        let scratch = Scratch::new("mode");
+        let dir = StateDir::open(scratch.0.clone()).expect("a directory in /tmp");
+        let path = scratch.0.join("ring");
+        fs::write(&path, "3 00112233445566778899aabbccddeeff\n").expect("write");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).expect("chmod");
+        let error = read_keys(&path).expect_err("mode 0640").to_string();
+        assert!(error.contains("0640") && error.contains("chmod 600"), "{error}");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o400)).expect("chmod");
+        assert_eq!(read_keys(&path).expect("mode 0400")[0].0, 3);
+        assert_eq!(dir.own_keys().expect("its own")[0].0, 0);
+    }
+
+    #[test]
+    fn a_file_in_the_way_of_the_directory_is_a_clear_error() {
+        let scratch = Scratch::new("way");
+        fs::write(&scratch.0, "").expect("write");
+        let error = StateDir::open(scratch.0.join("state")).expect_err("a file is in the way").to_string();
+        assert!(error.contains("state"), "{error}");
+        fs::remove_file(&scratch.0).expect("remove");
+    }
+}

@@ -1,0 +1,269 @@
+//! Answers of our own: refusals, OPTIONS, a rule's `reply` and `redirect`, and what could not be delivered.
+
+use std::io::Write;
+
+use super::{
+    Proxy, Turn,
+    hop::Refused,
+    io::{Fault, Outbox, Target},
+    request::Request,
+};
+use crate::{
+    route::{Action, Facts, Pick, Recorder, Rule},
+    stats::{Counter, Kind},
+    wire::{
+        HeaderId, Method, Reason, Start, Via, View,
+        inspect::inspect,
+        reply::{self, Reply, return_address},
+        token::{Flow, ViaToken},
+    },
+};
+
+/// Retry-After of an answer to what could not be delivered, in seconds.
+const UNDELIVERABLE_RETRY_S: u32 = 5;
+
+/// One answer: code, phrase, and whole header lines.
+struct Answer<'a> {
+    code: u16,
+    phrase: &'a str,
+    headers: &'a [u8],
+}
+
+impl Proxy {
+    /// The answer that SPEC 2.5 names for a reason, or silence; counted either way. Never answers an ACK.
+    pub(super) fn refuse<R: Recorder>(
+        &mut self,
+        turn: &Turn<'_>,
+        view: &View<'_>,
+        refused: Refused,
+        out: &mut Outbox,
+        rec: &mut R,
+    ) {
+        let Refused { reason, retry } = refused;
+        self.stats.refused(reason);
+        if R::ON {
+            rec.step("refuse", format_args!("{} {} ({})", reason.code(), reason.phrase(), reason.label()));
+        }
+        if reason.code() == 0 {
+            return;
+        }
+        let mut headers = std::mem::take(&mut self.headers);
+        headers.clear();
+        if let Some(seconds) = retry {
+            let _ = write!(headers, "Retry-After: {seconds}\r\n");
+        }
+        match reason {
+            Reason::NoEvent => {
+                let packages = &turn.table.rules.allow_events;
+                if !packages.is_empty() {
+                    let _ = write!(headers, "Allow-Events: {packages}\r\n");
+                }
+            }
+            Reason::ProxyRequire => {
+                for (_, field) in view.all(HeaderId::ProxyRequire) {
+                    headers.extend_from_slice(b"Unsupported: ");
+                    headers.extend_from_slice(view.of(field.value));
+                    headers.extend_from_slice(b"\r\n");
+                }
+            }
+            _ => {}
+        }
+        let answer = Answer { code: reason.code(), phrase: reason.phrase(), headers: &headers };
+        self.answer(turn, view, &answer, out, rec);
+        self.headers = headers;
+    }
+
+    /// OPTIONS to us (SPEC 4.4): what this router takes.
+    pub(super) fn options<R: Recorder>(
+        &mut self,
+        turn: &Turn<'_>,
+        view: &View<'_>,
+        out: &mut Outbox,
+        rec: &mut R,
+    ) {
+        if R::ON {
+            rec.step("options", format_args!("to this router itself"));
+        }
+        let mut headers = std::mem::take(&mut self.headers);
+        headers.clear();
+        headers.extend_from_slice(b"Accept: */*\r\nSupported: path\r\n");
+        let packages = &turn.table.rules.allow_events;
+        if !packages.is_empty() {
+            let _ = write!(headers, "Allow-Events: {packages}\r\n");
+        }
+        self.answer(turn, view, &Answer { code: 200, phrase: "OK", headers: &headers }, out, rec);
+        self.headers = headers;
+    }
+
+    /// A rule's `reply` or `redirect`.
+    pub(super) fn rule_answer<R: Recorder>(
+        &mut self,
+        request: &Request<'_>,
+        rule: &Rule,
+        out: &mut Outbox,
+        rec: &mut R,
+    ) {
+        let turn = request.turn;
+        match &rule.action {
+            Action::Reply { code, reason, headers } => {
+                self.stats.refused(Reason::TableReply);
+                self.answer(turn, request.view, &Answer { code: *code, phrase: reason, headers }, out, rec);
+            }
+            Action::RedirectUri(uri) => self.redirect(turn, request.view, out, rec, |t| write!(t, "<{uri}>")),
+            Action::RedirectPool(pool) => match self.redirect_target(request, *pool, rec) {
+                Some((addr, transport)) => {
+                    let user = request.routes.uri.user.unwrap_or_default().to_owned();
+                    self.redirect(turn, request.view, out, rec, |t| {
+                        t.write_all(b"<sip:")?;
+                        if !user.is_empty() {
+                            t.write_all(&user)?;
+                            t.write_all(b"@")?;
+                        }
+                        write!(t, "{addr};transport={transport}>")
+                    });
+                }
+                None => {
+                    let refused = Refused { reason: Reason::NoBackend, retry: Some(UNDELIVERABLE_RETRY_S) };
+                    self.refuse(turn, request.view, refused, out, rec);
+                }
+            },
+            Action::Route(_) | Action::Flow | Action::RequestUri | Action::Drop => {}
+        }
+    }
+
+    fn redirect_target<R: Recorder>(
+        &mut self,
+        request: &Request<'_>,
+        pool: u16,
+        rec: &mut R,
+    ) -> Option<(std::net::SocketAddr, &'static str)> {
+        let token = match request.view.start() {
+            Start::Request { token, .. } => request.view.of(token),
+            Start::Response { .. } => b"",
+        };
+        let facts = Facts {
+            view: request.view,
+            essentials: request.essentials,
+            method: request.method,
+            method_token: token,
+            ruri: request.routes.ruri,
+            uri: &request.routes.uri,
+            source: request.source,
+            peer: request.arrival.peer,
+            listener: request.arrival.listener,
+            transport: request.setup.listener(request.arrival.listener).transport,
+            hidden: request.hidden(),
+        };
+        match self.pick(request, &facts, pool, None, rec) {
+            Pick::Backend(at) => {
+                let backend = request.table.pools.backend(at);
+                Some((backend.addr, backend.transport.label()))
+            }
+            Pick::Sender | Pick::None => None,
+        }
+    }
+
+    fn redirect<R: Recorder>(
+        &mut self,
+        turn: &Turn<'_>,
+        view: &View<'_>,
+        out: &mut Outbox,
+        rec: &mut R,
+        contact: impl FnOnce(&mut Vec<u8>) -> std::io::Result<()>,
+    ) {
+        let mut headers = std::mem::take(&mut self.headers);
+        headers.clear();
+        headers.extend_from_slice(b"Contact: ");
+        // A Vec takes all that is written.
+        let _ = contact(&mut headers);
+        headers.extend_from_slice(b"\r\n");
+        let reason = Reason::RedirectTo;
+        self.stats.refused(reason);
+        let answer = Answer { code: reason.code(), phrase: reason.phrase(), headers: &headers };
+        self.answer(turn, view, &answer, out, rec);
+        self.headers = headers;
+    }
+
+    /// Writes a response to the sender. Never to an ACK (RFC 3261 17.1.1.3).
+    fn answer<R: Recorder>(
+        &mut self,
+        turn: &Turn<'_>,
+        view: &View<'_>,
+        answer: &Answer<'_>,
+        out: &mut Outbox,
+        rec: &mut R,
+    ) {
+        let Start::Request { method, .. } = view.start() else { return };
+        if method == Method::Ack {
+            self.stats.refused(Reason::AckRefused);
+            return;
+        }
+        let peer = turn.arrival.peer;
+        let via = view.items(HeaderId::Via).next().and_then(|item| Via::parse(item.value));
+        let to = via.map_or(peer, |via| return_address(&via, peer));
+        let from = turn.setup.listener(turn.arrival.listener).wildcard.then(|| turn.arrival.local.ip());
+        let target = Target::Datagram { listener: turn.arrival.listener, from, to };
+        self.write_answer(turn, view, answer, Some(peer), target, out);
+        if R::ON {
+            rec.step("answer", format_args!("{} {} to {to}", answer.code, answer.phrase));
+        }
+    }
+
+    /// `peer`: who sent the request; `None` where it is our own, as sent.
+    fn write_answer(
+        &mut self,
+        turn: &Turn<'_>,
+        view: &View<'_>,
+        answer: &Answer<'_>,
+        peer: Option<std::net::SocketAddr>,
+        target: Target,
+        out: &mut Outbox,
+    ) {
+        let start = out.bytes.len();
+        // Equal for a retransmission, so that a stateless answer has one To tag (RFC 3261 8.2.7).
+        let call_id = view.value(HeaderId::CallId).unwrap_or_default();
+        let cseq = view.value(HeaderId::CSeq).unwrap_or_default();
+        let tag = xxhash_rust::xxh3::xxh3_64_with_seed(call_id, xxhash_rust::xxh3::xxh3_64(cseq));
+        let Answer { code, phrase, headers } = *answer;
+        reply::write(view, &Reply { code, phrase, headers, tag, peer }, &mut self.edits, &mut out.bytes);
+        out.finish(target, start);
+        self.stats.answered(code);
+        let Target::Datagram { listener, .. } = target;
+        let method = match view.start() {
+            Start::Request { method, .. } => method,
+            Start::Response { .. } => return,
+        };
+        self.stats.sent(Kind::Response(method), turn.setup.listener(listener).transport);
+    }
+
+    /// What we sent could not go: a client's flow is dead until it speaks again, and whoever sent the request is told, by
+    /// the sent bytes without our Via.
+    pub(super) fn undeliverable(&mut self, turn: &Turn<'_>, view: &View<'_>, why: Fault, out: &mut Outbox) {
+        self.stats.add(Counter::Undeliverable, 1);
+        let Start::Request { method, .. } = view.start() else { return };
+        let Ok(essentials) = inspect(view) else { return };
+        let Some(text) = essentials.via.branch.strip_prefix(super::COOKIE) else { return };
+        let Ok((token, _)) = ViaToken::decode(text, &turn.setup.ring) else { return };
+        let (Flow::Datagram { listener, local, peer }, false) = (token.back, method == Method::Ack) else {
+            return;
+        };
+        let Some(listener) = turn.setup.by_id(listener) else { return };
+        let (reason, headers) = match why {
+            Fault::TooLarge => (Reason::NextHopTooLarge, String::new()),
+            // A publisher drops its event on any final error, but goes on retransmitting (SPEC 6.5).
+            Fault::Unreachable if method == Method::Publish => return,
+            Fault::Unreachable => (Reason::Unreachable, format!("Retry-After: {UNDELIVERABLE_RETRY_S}\r\n")),
+        };
+        self.stats.refused(reason);
+        let answer = Answer { code: reason.code(), phrase: reason.phrase(), headers: headers.as_bytes() };
+        // Without our Via: what is below is the sender's own, stamped already.
+        self.write_answer(
+            turn,
+            view,
+            &answer,
+            None,
+            Target::Datagram { listener, from: local, to: peer },
+            out,
+        );
+    }
+}

@@ -1,0 +1,245 @@
+//! Next hops: where a request goes by a token (SPEC 3.5), by a foreign Route, by its Request-URI, by its flow.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::{
+    routes::{Routes, Tokens},
+    setup::{Setup, Shared},
+};
+use crate::{
+    live::Now,
+    route::{BackendRef, Pools, Source, Table},
+    wire::{
+        Essentials, Method, Reason, Transport, Uri,
+        token::{Flow, RouteToken, Side, tag_hash},
+    },
+};
+
+/// Where a request goes, and by which listener it leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hop {
+    /// `local`: the source address to name, on wildcard listeners.
+    Backend {
+        addr: SocketAddr,
+        transport: Transport,
+        listener: u8,
+        local: Option<IpAddr>,
+        at: Option<BackendRef>,
+    },
+    Client {
+        flow: Flow,
+        listener: u8,
+    },
+}
+
+/// Why there is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refused {
+    pub reason: Reason,
+    /// Retry-After, in seconds.
+    pub retry: Option<u32>,
+}
+
+impl From<Reason> for Refused {
+    fn from(reason: Reason) -> Refused {
+        Refused { reason, retry: None }
+    }
+}
+
+/// What next hops are found with.
+#[derive(Clone, Copy)]
+pub struct Hops<'a> {
+    pub now: Now,
+    pub setup: &'a Setup,
+    pub shared: &'a Shared,
+    pub table: &'a Table,
+    pub source: Source,
+    pub method: Method,
+    pub essentials: &'a Essentials<'a>,
+    /// The address that the request came to.
+    pub local: SocketAddr,
+}
+
+impl Hops<'_> {
+    fn pools(&self) -> &Pools {
+        &self.table.pools
+    }
+
+    /// A listed backend.
+    pub fn backend(&self, at: BackendRef) -> Hop {
+        let b = self.pools().backend(at);
+        let local = b.wildcard.then_some(b.local.ip());
+        Hop::Backend { addr: b.addr, transport: b.transport, listener: b.listener, local, at: Some(at) }
+    }
+
+    /// A backend's address from a token of ours: by the table where it is listed, else as it was.
+    pub fn address(&self, addr: SocketAddr, transport: Transport) -> Result<Hop, Refused> {
+        if let Some(at) = self.pools().by_address(addr, transport) {
+            return Ok(self.backend(at));
+        }
+        let listener = self.setup.toward(transport, addr).ok_or(Reason::DeadRoute)?;
+        let local = self.setup.listener(listener).wildcard.then_some(self.local.ip());
+        Ok(Hop::Backend { addr, transport, listener, local, at: None })
+    }
+
+    /// A client's flow, or the flow to which it has moved, never in a chain (SPEC 7.2). `None`: dead, with the moment
+    /// (`mono_ms`) from which grace counts.
+    fn flow(&self, flow: Flow) -> Result<Hop, u64> {
+        let tag = || tag_hash(self.essentials.to_tag.unwrap_or_default());
+        let flow = self.shared.moved.find(flow, tag(), self.now).unwrap_or(flow);
+        let Flow::Datagram { listener, .. } = flow else { return Err(self.setup.start.mono_ms) };
+        let listener = self.setup.by_id(listener).ok_or(self.setup.start.mono_ms)?;
+        match self.shared.unreachable.since(&flow) {
+            Some(since) => Err(since),
+            None => Ok(Hop::Client { flow, listener }),
+        }
+    }
+
+    /// The answer to a request whose route is dead (SPEC 3.5): `since` is when, `None` where grace is over at once.
+    pub fn dead(&self, since: Option<u64>, path: Option<bool>) -> Refused {
+        match path {
+            Some(true) => return Reason::FlowFailed.into(),
+            Some(false) => return Reason::NoFlow.into(),
+            None => {}
+        }
+        let gone_s = since.map(|s| self.now.mono_ms.saturating_sub(s) / 1000);
+        match gone_s.filter(|_| self.method == Method::Notify && self.essentials.to_tag.is_some()) {
+            Some(gone) if gone < self.setup.grace_s => {
+                Refused { reason: Reason::Grace, retry: Some((self.setup.grace_s - gone).max(1) as u32) }
+            }
+            _ => Reason::DeadRoute.into(),
+        }
+    }
+
+    /// By the tokens that count; `None` where there are none.
+    pub fn by_token(&self, routes: &Routes<'_>) -> Option<Result<Hop, Refused>> {
+        match &routes.tokens {
+            Tokens::None => None,
+            Tokens::Unknown { path } => Some(Err(self.dead(None, *path))),
+            Tokens::Forged { .. } => Some(Err(Reason::ForgedToken.into())),
+            Tokens::Path { token, ob, .. } if token.router != self.setup.router => {
+                Some(Err(self.dead(None, Some(*ob))))
+            }
+            Tokens::Path { token, ob, .. } => {
+                Some(self.flow(token.flow).map_err(|s| self.dead(Some(s), Some(*ob))))
+            }
+            Tokens::Route(list) => Some(self.by_route_tokens(list.iter().map(|(token, _)| token), routes)),
+        }
+    }
+
+    fn by_route_tokens<'t>(
+        &self,
+        tokens: impl Iterator<Item = &'t RouteToken>,
+        routes: &Routes<'_>,
+    ) -> Result<Hop, Refused> {
+        let mut from_backend = self.source.is_backend();
+        let mut decided = Err(Reason::DeadRoute.into());
+        for token in tokens {
+            if token.router != self.setup.router {
+                return Err(self.dead(None, None));
+            }
+            decided = match self.receiver(token, from_backend)? {
+                Side::Client(flow) => self.flow(flow).map_err(|since| self.dead(Some(since), None)),
+                Side::Backend { addr, transport } => self.toward_backend(addr, transport, routes),
+            };
+            // A PBX between two tokens did not record-route: the next is applied as from its side.
+            from_backend = true;
+        }
+        decided
+    }
+
+    /// The side of a token to which its sender's request goes.
+    fn receiver(&self, token: &RouteToken, from_backend: bool) -> Result<Side, Refused> {
+        let [a, b] = token.sides;
+        match (from_backend, a, b) {
+            (false, Side::Client(_), Side::Backend { .. }) => Ok(b),
+            (false, Side::Backend { .. }, Side::Client(_)) => Ok(a),
+            (false, ..) => Err(Reason::TokenSide.into()),
+            (true, Side::Client(_), Side::Backend { .. }) => Ok(a),
+            (true, Side::Backend { .. }, Side::Client(_)) => Ok(b),
+            (true, ..) => match self.sender_side(token) {
+                Some(side) => Ok(token.sides[1 - side]),
+                None => Err(self.dead(None, None)),
+            },
+        }
+    }
+
+    /// Which side of a token between two backends the sender is on: by the tags of the request.
+    pub fn sender_side(&self, token: &RouteToken) -> Option<usize> {
+        let owner = usize::from(token.owner & 1);
+        if tag_hash(self.essentials.from_tag) == token.tag {
+            return Some(owner);
+        }
+        self.essentials.to_tag.filter(|tag| tag_hash(tag) == token.tag).map(|_| 1 - owner)
+    }
+
+    /// Toward a backend by a token: the next Route, else the Request-URI, where its host is a backend's that this sender
+    /// may reach; else the token's own address.
+    fn toward_backend(
+        &self,
+        addr: SocketAddr,
+        transport: Transport,
+        routes: &Routes<'_>,
+    ) -> Result<Hop, Refused> {
+        let parsed = routes.next.and_then(Uri::parse);
+        let next = parsed.as_ref().unwrap_or(&routes.uri);
+        let listed = self.pools().by_address(addr, transport);
+        let from_backend = self.source.is_backend();
+        // From a client only a backend in a pool with the token's: without one in the table there is no such pool.
+        if next.is_sip() && (from_backend || listed.is_some()) {
+            let pool_of = if from_backend { None } else { listed };
+            if let Some(at) = self.pools().by_host(next.host.host, next.host.port, pool_of) {
+                return Ok(self.backend(at));
+            }
+        }
+        if from_backend && let Some(ip) = ip_literal(next).filter(|ip| self.setup.trusts(*ip)) {
+            return self
+                .address(SocketAddr::new(ip, next.host.port.unwrap_or(transport.default_port())), transport);
+        }
+        self.address(addr, transport)
+    }
+
+    /// The host of a URI that a backend or a trusted source wrote (a foreign Route, `route = "request-uri"`): a backend,
+    /// else an IP literal; other names 404, never ourselves.
+    pub fn by_uri(&self, uri: &Uri<'_>) -> Result<Hop, Refused> {
+        if !uri.is_sip() {
+            return Err(Reason::NoRule.into());
+        }
+        if let Some(at) = self.pools().by_host(uri.host.host, uri.host.port, None) {
+            return Ok(self.backend(at));
+        }
+        let ip = ip_literal(uri).ok_or(Reason::NoRule)?;
+        if self.setup.names.is_us(uri.host.host, uri.host.port, self.local) {
+            return Err(Reason::NoRule.into());
+        }
+        let peer = SocketAddr::new(ip, uri.host.port.unwrap_or(5060));
+        let listener = self.setup.toward(Transport::Udp, peer).ok_or(Reason::NoRule)?;
+        let out = self.setup.listener(listener);
+        Ok(Hop::Client { flow: out.flow(self.local, peer), listener })
+    }
+
+    /// `route = "flow"` (SPEC 5.2).
+    pub fn by_flow(&self, uri: &Uri<'_>) -> Result<Hop, Refused> {
+        let us = self.setup.names.is_us(uri.host.host, uri.host.port, self.local);
+        let by_user = || uri.user.filter(|_| us).and_then(|user| self.shared.flows.by_user(user, self.now));
+        let flow = self.shared.flows.by_contact(uri, self.now).or_else(by_user);
+        match flow.map(|flow| self.flow(flow)) {
+            Some(Ok(hop)) => Ok(hop),
+            // Flows are learnt anew after a start: an early NOTIFY is asked to come again.
+            Some(Err(since)) => Err(self.no_flow(since)),
+            None => Err(self.no_flow(self.setup.start.mono_ms)),
+        }
+    }
+
+    fn no_flow(&self, since: u64) -> Refused {
+        if self.method == Method::Notify && self.essentials.to_tag.is_some() {
+            self.dead(Some(since), None)
+        } else {
+            Reason::NoFlow.into()
+        }
+    }
+}
+
+fn ip_literal(uri: &Uri<'_>) -> Option<IpAddr> {
+    std::str::from_utf8(uri.host.host).ok()?.parse().ok()
+}

@@ -1,0 +1,252 @@
+//! A response's way: the via token of its topmost Via says where it goes and from whom it may come (SPEC 3.6), our
+//! Record-Route is rewritten for the receiver's side (3.3), our Path is taken out (3.7), registrations are confirmed.
+
+use super::{
+    Proxy, Turn,
+    io::{Outbox, Target},
+    request::source,
+    setup::{Listener, Setup},
+};
+use crate::{
+    route::{Recorder, Source},
+    stats::{Counter, Kind},
+    wire::{
+        Essentials, HeaderId, Item, Method, NameAddr, Reason, Span, Start, Uri, View,
+        inspect::inspect,
+        token::{Bound, Fault, Flow, PathToken, RouteToken, ViaToken, flow_hash},
+    },
+};
+
+/// Expires that a 2xx without one grants (RFC 3261 10.2.1.1, RFC 6665 4.1.2.1).
+const DEFAULT_EXPIRES_S: u32 = 3600;
+
+impl Proxy {
+    pub(super) fn response<R: Recorder>(
+        &mut self,
+        turn: &Turn<'_>,
+        view: &View<'_>,
+        out: &mut Outbox,
+        rec: &mut R,
+    ) {
+        let Start::Response { code, .. } = view.start() else { return };
+        match self.take(turn, view, code, out, rec) {
+            Ok(()) => {}
+            Err(reason) => {
+                self.stats.refused(reason);
+                if R::ON {
+                    rec.step("drop", format_args!("{}", reason.label()));
+                }
+            }
+        }
+    }
+
+    fn take<R: Recorder>(
+        &mut self,
+        turn: &Turn<'_>,
+        view: &View<'_>,
+        code: u16,
+        out: &mut Outbox,
+        rec: &mut R,
+    ) -> Result<(), Reason> {
+        let setup = turn.setup;
+        let arrived = setup.listener(turn.arrival.listener);
+        let essentials = inspect(view)?;
+        let method = cseq_method(view);
+        self.stats.received(Kind::Response(method), arrived.transport);
+        let token = self.verified(&essentials, setup)?;
+        let from = source(turn);
+        let expected = match token.bound {
+            Bound::Backend => from.is_backend(),
+            Bound::Client(hash) => hash == flow_hash(&arrived.flow(turn.arrival.local, turn.arrival.peer)),
+        };
+        if !expected {
+            return Err(Reason::ResponseSource);
+        }
+        let Flow::Datagram { listener, local, peer } = token.back else {
+            return Err(Reason::ForeignResponse);
+        };
+        let listener = setup.by_id(listener).ok_or(Reason::ForeignResponse)?;
+        let leaving = setup.listener(listener);
+        let target = Target::Datagram { listener, from: local, to: peer };
+
+        self.edits.clear();
+        self.cut_our_via(view)?;
+        self.rewrite_record_route(turn, view, &essentials, &token, leaving, setup);
+        let success = (200..300).contains(&code);
+        if method == Method::Register && success {
+            self.take_path_out(turn, view, setup);
+        }
+        let start = out.bytes.len();
+        self.edits.write(&view.bytes[..view.end_of_message() as usize], &mut out.bytes);
+        out.finish(target, start);
+        if R::ON {
+            rec.step("response", format_args!("by the via token to {peer}"));
+            return Ok(());
+        }
+        self.stats.sent(Kind::Response(method), leaving.transport);
+        if let Source::Backend(at) = from {
+            self.stats.backend_response(turn.table.pools.backend(at).series, (code / 100) as u8);
+        }
+        if success {
+            self.learn(turn, view, &token, method, setup);
+        }
+        Ok(())
+    }
+
+    /// The token of the topmost Via, ours and genuine.
+    fn verified(&self, essentials: &Essentials<'_>, setup: &Setup) -> Result<ViaToken, Reason> {
+        let text = essentials.via.branch.strip_prefix(super::COOKIE).ok_or(Reason::ForeignResponse)?;
+        match ViaToken::decode(text, &setup.ring) {
+            Ok((token, key_id)) => {
+                self.stats.key_used(key_id);
+                if token.router == setup.router { Ok(token) } else { Err(Reason::ForeignResponse) }
+            }
+            Err(Fault::Foreign) => Err(Reason::ForeignResponse),
+            Err(Fault::UnknownKey) => {
+                self.stats.add(Counter::UnknownKey, 1);
+                Err(Reason::ForeignResponse)
+            }
+            Err(Fault::Forged) => {
+                self.stats.add(Counter::ForgedVia, 1);
+                Err(Reason::ForgedVia)
+            }
+        }
+    }
+
+    /// Takes our Via off. A response without another one was ours to receive: none of ours asks for one yet.
+    fn cut_our_via(&mut self, view: &View<'_>) -> Result<(), Reason> {
+        let mut vias = view.items(HeaderId::Via);
+        let ours = vias.next().ok_or(Reason::BrokenResponse)?;
+        let below = vias.next().ok_or(Reason::ForeignResponse)?;
+        self.edits.cut(without(view, &ours, Some(&below)));
+        Ok(())
+    }
+
+    /// The Record-Route that left with this request, in the form for the receiver's side (SPEC 3.3; RFC 5658).
+    fn rewrite_record_route(
+        &mut self,
+        turn: &Turn<'_>,
+        view: &View<'_>,
+        essentials: &Essentials<'_>,
+        token: &ViaToken,
+        leaving: &Listener,
+        setup: &Setup,
+    ) {
+        for item in view.items(HeaderId::RecordRoute) {
+            let Some(route) = NameAddr::parse(item.value) else { continue };
+            let Some(uri) = Uri::parse(route.uri) else { continue };
+            let Some(user) =
+                uri.user.filter(|_| setup.names.is_our_domain(uri.host.host) || is_local(turn, &uri))
+            else {
+                continue;
+            };
+            let Ok((rr, _)) = RouteToken::decode(user, &setup.ring, essentials.call_id) else { continue };
+            if rr.bits != token.branch as u16 {
+                continue;
+            }
+            let local = match token.back {
+                Flow::Datagram { local, .. } => local,
+                Flow::Stream { .. } => None,
+            };
+            self.edits.replace_with(view.span_of(route.uri), |t| {
+                t.extend_from_slice(b"sip:");
+                t.extend_from_slice(user);
+                t.push(b'@');
+                if token.from_backend {
+                    leaving.write_for_backends(local, t);
+                } else {
+                    leaving.write_for_clients(local, t);
+                }
+                t.extend_from_slice(b";lr");
+            });
+            return;
+        }
+    }
+
+    /// Our Path is not the phone's business (SPEC 3.7).
+    fn take_path_out(&mut self, turn: &Turn<'_>, view: &View<'_>, setup: &Setup) {
+        let mut previous: Option<Item<'_>> = None;
+        let mut items = view.items(HeaderId::Path).peekable();
+        while let Some(item) = items.next() {
+            let uri = NameAddr::parse(item.value).and_then(|path| Uri::parse(path.uri));
+            let ours = uri.is_some_and(|uri| {
+                (setup.names.is_our_domain(uri.host.host) || is_local(turn, &uri))
+                    && uri.user.is_some_and(|user| PathToken::decode(user, &setup.ring).is_ok())
+            });
+            if !ours {
+                previous = Some(item);
+                continue;
+            }
+            let next = items.peek().filter(|next| next.field == item.field);
+            let before = previous.as_ref().filter(|previous| previous.field == item.field);
+            match (next, before) {
+                (None, Some(before)) => {
+                    let end = view.span_of(item.value).end;
+                    self.edits.cut(Span { start: view.span_of(before.value).end, end });
+                }
+                (next, _) => self.edits.cut(without(view, &item, next)),
+            }
+        }
+    }
+
+    /// What a 2xx teaches: registered flows and moved flows.
+    fn learn(&mut self, turn: &Turn<'_>, view: &View<'_>, token: &ViaToken, method: Method, setup: &Setup) {
+        if method == Method::Register && !token.from_backend {
+            let confirmed = turn
+                .shared
+                .flows
+                .confirm(token.branch, turn.now, &mut |contact| granted(view, contact, turn, setup));
+            self.stats.add(Counter::FlowsConfirmed, u64::from(confirmed.added + confirmed.refreshed));
+            self.stats.add(Counter::FlowsDropped, u64::from(confirmed.dropped_oldest));
+        }
+        if let Some((old, tag)) = token.moved {
+            let seconds = header_seconds(view).filter(|s| *s > 0).unwrap_or(DEFAULT_EXPIRES_S);
+            let dropped = turn.shared.moved.put(old, tag, token.back, seconds, turn.now);
+            self.stats.add(Counter::FlowsMoved, 1);
+            self.stats.add(Counter::MovedDropped, u64::from(dropped));
+        }
+    }
+}
+
+/// `rewrite_contact` of a PBX writes the packet's source into our Record-Route: the address that it answered.
+fn is_local(turn: &Turn<'_>, uri: &Uri<'_>) -> bool {
+    let host = std::str::from_utf8(uri.host.host).ok().and_then(|host| host.parse().ok());
+    host.is_some_and(|ip: std::net::IpAddr| ip == turn.arrival.local.ip())
+}
+
+/// The span that takes one comma-separated value out: its whole line where it is alone in it, else up to the next value.
+fn without(view: &View<'_>, item: &Item<'_>, next: Option<&Item<'_>>) -> Span {
+    let value = view.span_of(item.value);
+    match next.filter(|next| next.field == item.field) {
+        Some(next) => Span { start: value.start, end: view.span_of(next.value).start },
+        None => view.fields()[item.field].line,
+    }
+}
+
+/// The seconds that a 2xx to REGISTER grants to `contact` (RFC 3261 10.3); `None` where it is not bound. A PBX that
+/// rewrote the Contact to our address still means this user.
+fn granted(view: &View<'_>, contact: &[u8], turn: &Turn<'_>, setup: &Setup) -> Option<u32> {
+    let noted = Uri::parse(contact)?;
+    let bound =
+        view.items(HeaderId::Contact).filter_map(|item| NameAddr::parse(item.value)).find(|bound| {
+            Uri::parse(bound.uri).is_some_and(|uri| {
+                let ours = setup.names.is_us(uri.host.host, uri.host.port, turn.arrival.local);
+                uri.same(&noted) || (ours && uri.user == noted.user)
+            })
+        })?;
+    let expires = bound.param(b"expires").flatten().and_then(number);
+    Some(expires.or_else(|| header_seconds(view)).unwrap_or(DEFAULT_EXPIRES_S))
+}
+
+fn header_seconds(view: &View<'_>) -> Option<u32> {
+    view.value(HeaderId::Expires).and_then(number)
+}
+
+fn number(text: &[u8]) -> Option<u32> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}
+
+fn cseq_method(view: &View<'_>) -> Method {
+    let value = view.value(HeaderId::CSeq).unwrap_or_default();
+    Method::of(value.rsplit(|b| b.is_ascii_whitespace()).next().unwrap_or_default())
+}

@@ -1,0 +1,187 @@
+//! The Route header fields of a request: strict-route repair, our own values popped, their tokens read (SPEC 3.4, 4.1, 4.4;
+//! RFC 3261 16.4).
+
+use smallvec::SmallVec;
+
+use super::setup::Setup;
+use crate::wire::{
+    Essentials, HeaderId, Method, NameAddr, Reason, Span, Uri, View,
+    token::{Fault, PathToken, RouteToken},
+};
+
+/// What the Routes of one request say.
+pub struct Routes<'a> {
+    /// The Request-URI; after strict-route repair the last Route's.
+    pub ruri: &'a [u8],
+    pub uri: Uri<'a>,
+    /// The last Route became the Request-URI.
+    pub repaired: bool,
+    /// How many leading Route values are ours.
+    pub popped: usize,
+    /// The first Route value that is not ours: its URI.
+    pub next: Option<&'a [u8]>,
+    /// The tokens that count, in order.
+    pub tokens: Tokens,
+}
+
+/// The tokens that count (SPEC 3.4).
+pub enum Tokens {
+    None,
+    /// With the key ids that they were signed under. Never empty.
+    Route(SmallVec<[(RouteToken, u8); 2]>),
+    /// `ob`: the Path asked for a failed flow to be told (RFC 5626 5.3).
+    Path {
+        token: PathToken,
+        key_id: u8,
+        ob: bool,
+    },
+    /// A dead route: an unknown key. `path`: by a path token, with its `ob`.
+    Unknown {
+        path: Option<bool>,
+    },
+    Forged {
+        path: bool,
+    },
+}
+
+/// Methods that live in dialogs (SPEC 3.4): an rr token counts in these only.
+fn in_dialogs(method: Method) -> bool {
+    !matches!(method, Method::Register | Method::Publish | Method::Other)
+}
+
+/// One Route value of ours.
+struct Own<'a> {
+    user: Option<&'a [u8]>,
+    ob: bool,
+}
+
+impl<'a> Routes<'a> {
+    /// Reads the Routes. `trusted`: the request is from a backend or a trusted source.
+    pub fn read(
+        view: &View<'a>,
+        essentials: &Essentials<'a>,
+        method: Method,
+        uri: Uri<'a>,
+        setup: &Setup,
+        local: std::net::SocketAddr,
+        trusted: bool,
+    ) -> Result<Routes<'a>, Reason> {
+        let mut routes =
+            Routes { ruri: view.ruri(), uri, repaired: false, popped: 0, next: None, tokens: Tokens::None };
+        if view.first(HeaderId::Route).is_none() {
+            return Ok(routes);
+        }
+        let us = |uri: &Uri<'_>| uri.is_sip() && setup.names.is_us(uri.host.host, uri.host.port, local);
+        let mut reader = TokenReader { setup, essentials, method, trusted, first: true, stopped: false };
+
+        let last = view.items(HeaderId::Route).last().ok_or(Reason::BadRoute)?;
+        let ours_or_bare = uri.user.is_none_or(|user| {
+            RouteToken::decode(user, &setup.ring, essentials.call_id) != Err(Fault::Foreign)
+        });
+        if us(&uri) && ours_or_bare {
+            let addr = NameAddr::parse(last.value).ok_or(Reason::BadRoute)?;
+            let target = Uri::parse(addr.uri).ok_or(Reason::BadRoute)?;
+            if target.param(b"lr").is_none() && !us(&target) {
+                // A strict router (or a user agent that makes one of us) sent it: we were the Request-URI.
+                let own = Own { user: uri.user, ob: false };
+                (routes.ruri, routes.uri, routes.repaired) = (addr.uri, target, true);
+                reader.read(&own, &mut routes.tokens);
+            }
+        }
+        let count = view.items(HeaderId::Route).count() - usize::from(routes.repaired);
+        for item in view.items(HeaderId::Route).take(count) {
+            let addr = NameAddr::parse(item.value).ok_or(Reason::BadRoute)?;
+            let route = Uri::parse(addr.uri).ok_or(Reason::BadRoute)?;
+            if !us(&route) {
+                routes.next = Some(addr.uri);
+                break;
+            }
+            routes.popped += 1;
+            reader.read(&Own { user: route.user, ob: route.param(b"ob").is_some() }, &mut routes.tokens);
+        }
+        Ok(routes)
+    }
+
+    /// Are there Routes to take out of the message?
+    pub fn edited(&self) -> bool {
+        self.popped > 0 || self.repaired
+    }
+
+    /// The spans to cut from the message: the popped values and, after repair, the last one.
+    pub fn cuts(&self, view: &View<'a>, mut cut: impl FnMut(Span)) {
+        let total = view.items(HeaderId::Route).count();
+        let keep = self.popped..total - usize::from(self.repaired);
+        let field_of = |i: usize| view.items(HeaderId::Route).nth(i);
+        let mut i = 0;
+        while i < total {
+            let Some(first) = field_of(i) else { return };
+            let in_line =
+                view.items(HeaderId::Route).skip(i).take_while(|item| item.field == first.field).count();
+            let kept = keep.start.max(i)..keep.end.min(i + in_line);
+            let field = &view.fields()[first.field];
+            if kept.is_empty() {
+                cut(field.line);
+            } else {
+                if kept.start > i
+                    && let Some(item) = field_of(kept.start)
+                {
+                    cut(Span { start: field.value.start, end: view.span_of(item.value).start });
+                }
+                if kept.end < i + in_line
+                    && let Some(item) = field_of(kept.end - 1)
+                {
+                    cut(Span { start: view.span_of(item.value).end, end: field.value.end });
+                }
+            }
+            i += in_line;
+        }
+    }
+}
+
+/// Reads the tokens of our leading Route values, in order.
+struct TokenReader<'a> {
+    setup: &'a Setup,
+    essentials: &'a Essentials<'a>,
+    method: Method,
+    trusted: bool,
+    first: bool,
+    /// Something decided already: what follows is popped unread.
+    stopped: bool,
+}
+
+impl TokenReader<'_> {
+    fn read(&mut self, own: &Own<'_>, tokens: &mut Tokens) {
+        let first = std::mem::take(&mut self.first);
+        let Some(user) = own.user.filter(|_| !self.stopped) else { return };
+        if self.essentials.to_tag.is_some() && in_dialogs(self.method) {
+            match RouteToken::decode(user, &self.setup.ring, self.essentials.call_id) {
+                Ok(token) => match tokens {
+                    Tokens::Route(list) => list.push(token),
+                    _ => *tokens = Tokens::Route(SmallVec::from_buf_and_len([token, token], 1)),
+                },
+                Err(Fault::Foreign) => self.read_path(own, user, first, tokens),
+                Err(Fault::UnknownKey) => self.stop(Tokens::Unknown { path: None }, tokens),
+                Err(Fault::Forged) => self.stop(Tokens::Forged { path: false }, tokens),
+            }
+        } else {
+            self.read_path(own, user, first, tokens);
+        }
+    }
+
+    fn read_path(&mut self, own: &Own<'_>, user: &[u8], first: bool, tokens: &mut Tokens) {
+        if !first || !self.trusted || matches!(self.method, Method::Register | Method::Publish) {
+            return;
+        }
+        match PathToken::decode(user, &self.setup.ring) {
+            Ok((token, key_id)) => self.stop(Tokens::Path { token, key_id, ob: own.ob }, tokens),
+            Err(Fault::Foreign) => {}
+            Err(Fault::UnknownKey) => self.stop(Tokens::Unknown { path: Some(own.ob) }, tokens),
+            Err(Fault::Forged) => self.stop(Tokens::Forged { path: true }, tokens),
+        }
+    }
+
+    fn stop(&mut self, outcome: Tokens, tokens: &mut Tokens) {
+        self.stopped = true;
+        *tokens = outcome;
+    }
+}

@@ -1,0 +1,151 @@
+//! What every core of a router shares and never changes (listeners, names, keys, trust), and the light state they share.
+
+use std::{
+    io::Write,
+    net::{IpAddr, SocketAddr},
+};
+
+use ipnet::IpNet;
+
+use crate::{
+    config::{Names, Settings, Side},
+    live::{Flows, Moved, Now, Unreachable},
+    wire::{
+        Limits, Transport,
+        token::{Flow, Ring},
+    },
+};
+
+/// One listener, with what is written about it on the wire ready as bytes.
+#[derive(Debug)]
+pub struct Listener {
+    pub name: String,
+    /// How tokens name it.
+    pub id: u16,
+    pub transport: Transport,
+    pub address: SocketAddr,
+    pub side: Side,
+    pub wildcard: bool,
+    /// `host:port` toward clients where it differs from the socket's address.
+    advertise: Option<Box<[u8]>>,
+    /// `host:port` of the socket; empty for a wildcard.
+    bound: Box<[u8]>,
+}
+
+impl Listener {
+    /// Appends `host:port` as Via and Record-Route name it toward clients.
+    pub fn write_for_clients(&self, local: Option<IpAddr>, out: &mut Vec<u8>) {
+        match &self.advertise {
+            Some(host) => out.extend_from_slice(host),
+            None => self.write_for_backends(local, out),
+        }
+    }
+
+    /// Appends `host:port` of the socket itself; a wildcard's host is `local` (0.0.0.0 is never put on the wire, SPEC 9.1).
+    pub fn write_for_backends(&self, local: Option<IpAddr>, out: &mut Vec<u8>) {
+        match local.filter(|_| self.wildcard) {
+            Some(ip) => drop(write!(out, "{}", SocketAddr::new(ip, self.address.port()))),
+            None => out.extend_from_slice(&self.bound),
+        }
+    }
+
+    pub fn allows_backends(&self) -> bool {
+        self.side != Side::Clients
+    }
+
+    /// The flow of a datagram that came by this listener.
+    pub fn flow(&self, local: SocketAddr, peer: SocketAddr) -> Flow {
+        Flow::Datagram { listener: self.id, local: self.wildcard.then(|| local.ip()), peer }
+    }
+}
+
+/// Listeners, names, keys, trust.
+#[derive(Debug)]
+pub struct Setup {
+    pub router: u8,
+    pub boot: u16,
+    pub start: Now,
+    pub listeners: Vec<Listener>,
+    pub names: Names,
+    pub ring: Ring,
+    pub trust: Vec<IpNet>,
+    pub limits: Limits,
+    pub grace_s: u64,
+    pub pins: usize,
+}
+
+impl Setup {
+    /// `boot` is the boot id of the state directory; `start` when this process started.
+    pub fn new(settings: &Settings, ring: Ring, boot: u16, start: Now) -> Setup {
+        let listeners = settings.listen.iter().map(|l| Listener {
+            name: l.name.clone(),
+            id: l.id,
+            transport: l.transport,
+            address: l.address,
+            side: l.side,
+            wildcard: l.address.ip().is_unspecified(),
+            advertise: l.advertise.as_ref().map(|(host, port)| {
+                let host =
+                    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+                host.into_bytes().into()
+            }),
+            bound: l.address.to_string().into_bytes().into(),
+        });
+        Setup {
+            router: settings.tokens.router_id,
+            boot,
+            start,
+            listeners: listeners.collect(),
+            names: Names::new(settings),
+            ring,
+            trust: settings.trust.prefixes.clone(),
+            limits: settings.limits.wire,
+            grace_s: settings.timers.grace.as_secs(),
+            pins: settings.limits.pins,
+        }
+    }
+
+    pub fn listener(&self, index: u8) -> &Listener {
+        &self.listeners[usize::from(index)]
+    }
+
+    /// The listener that a token names.
+    pub fn by_id(&self, id: u16) -> Option<u8> {
+        self.listeners.iter().position(|l| l.id == id).map(|i| i as u8)
+    }
+
+    /// The listener by which a request leaves toward an address that is no backend's and no flow's: the first of that
+    /// transport and family with side clients, then both, then any.
+    pub fn toward(&self, transport: Transport, addr: SocketAddr) -> Option<u8> {
+        let fits = |l: &&Listener| l.transport == transport && l.address.is_ipv4() == addr.is_ipv4();
+        let rank = |l: &Listener| match l.side {
+            Side::Clients => 0,
+            Side::Both => 1,
+            Side::Backends => 2,
+        };
+        let best = self.listeners.iter().filter(fits).min_by_key(|l| rank(l))?;
+        self.by_id(best.id)
+    }
+
+    pub fn trusts(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.trust.iter().any(|net| net.contains(&ip))
+    }
+}
+
+/// The light state that cores share.
+pub struct Shared {
+    pub flows: Flows,
+    pub moved: Moved,
+    pub unreachable: Unreachable,
+}
+
+impl Shared {
+    pub fn new(settings: &Settings) -> Shared {
+        Shared {
+            flows: Flows::new(settings.limits.flows),
+            moved: Moved::new(settings.limits.moved_flows),
+            unreachable: Unreachable::new(settings.limits.unreachable),
+        }
+    }
+}

@@ -1,0 +1,318 @@
+//! A request as it leaves: the short list of edits of SPEC 4.1 over the received bytes, written once into the outbox.
+
+use std::io::Write;
+
+use super::{
+    hash,
+    hop::Hop,
+    io::{Outbox, Target},
+    request::Request,
+    setup::Setup,
+};
+use crate::{
+    config::table::{Piece, Template},
+    route::{Rule, Source},
+    wire::{
+        Edits, HeaderId, Method, Span, Transport, View,
+        name::same_name,
+        reply::{return_address, stamp},
+        token::{Bound, Flow, PathToken, RouteToken, Side, ViaToken, flow_hash, tag_hash},
+    },
+};
+
+/// What was decided about one request.
+#[derive(Clone, Copy)]
+pub struct Plan<'t> {
+    pub hop: Hop,
+    /// The rule whose edits apply; `None` for what went by a token or a foreign Route.
+    pub rule: Option<&'t Rule>,
+    /// The first rr token that it came by.
+    pub token: Option<RouteToken>,
+}
+
+/// Appends the request as it leaves to `out`. Gives the hash part of its branch and how many header fields were stripped.
+pub fn request(request: &Request<'_>, plan: &Plan<'_>, edits: &mut Edits, out: &mut Outbox) -> (u64, u64) {
+    let Request { setup, view, essentials, .. } = *request;
+    let branch = hash::branch(&setup.ring, request.transaction, essentials);
+    edits.clear();
+    let top = view.first(HeaderId::Via).map_or(0, |via| via.line.start);
+    edits.replace_with(Span { start: top, end: top }, |t| {
+        write_via(request, plan, branch, t);
+        if wants_record_route(request.method) && plan.rule.is_none_or(|rule| rule.record_route) {
+            write_record_route(request, plan, branch, t);
+        }
+        if wants_path(request, plan) {
+            write_path(request, plan, t);
+        }
+        if essentials.max_forwards.is_none() {
+            t.extend_from_slice(b"Max-Forwards: 70\r\n");
+        }
+    });
+    stamp(view, &essentials.via, request.arrival.peer, edits);
+    if let (Some(field), Some(hops)) = (view.first(HeaderId::MaxForwards), essentials.max_forwards) {
+        edits.replace_with(field.value, |t| drop(write!(t, "{}", hops.saturating_sub(1))));
+    }
+    if request.routes.edited() {
+        request.routes.cuts(view, |span| edits.cut(span));
+    }
+    edit_request_uri(request, plan, edits);
+    if wants_path(request, plan) {
+        support_path(view, edits);
+    }
+    let stripped =
+        if request.source.is_backend() { 0 } else { strip(view, &request.table.rules.strip, edits) };
+    if let Some(rule) = plan.rule {
+        apply_rule(request, rule, edits);
+    }
+    let start = out.bytes.len();
+    edits.write(&view.bytes[..view.end_of_message() as usize], &mut out.bytes);
+    out.finish(target(&plan.hop), start);
+    (branch, stripped)
+}
+
+/// Where a hop's datagrams go.
+pub fn target(hop: &Hop) -> Target {
+    match *hop {
+        Hop::Backend { addr, listener, local, .. } => Target::Datagram { listener, from: local, to: addr },
+        Hop::Client { flow: Flow::Datagram { local, peer, .. }, listener } => {
+            Target::Datagram { listener, from: local, to: peer }
+        }
+        Hop::Client { flow: Flow::Stream { .. }, .. } => unreachable!("hops lead to datagram flows only"),
+    }
+}
+
+/// The side on which the sender is (SPEC 3.2): a backend by its listed address.
+fn sender(request: &Request<'_>) -> Side {
+    let arrival = request.arrival;
+    let listener = request.setup.listener(arrival.listener);
+    match request.source {
+        Source::Client => Side::Client(listener.flow(arrival.local, arrival.peer)),
+        Source::Trusted => Side::Backend { addr: arrival.peer, transport: listener.transport },
+        Source::Backend(at) => {
+            let backend = request.table.pools.backend(at);
+            Side::Backend { addr: backend.addr, transport: backend.transport }
+        }
+    }
+}
+
+/// The flow that the request's token named, where it came by another one (SPEC 7.2), and the hash of its From tag.
+fn moved(request: &Request<'_>, plan: &Plan<'_>) -> Option<(Flow, u32)> {
+    if request.source != Source::Client {
+        return None;
+    }
+    let now =
+        request.setup.listener(request.arrival.listener).flow(request.arrival.local, request.arrival.peer);
+    let named = plan.token?.sides.iter().find_map(|side| match side {
+        Side::Client(flow) => Some(*flow),
+        Side::Backend { .. } => None,
+    })?;
+    (named != now).then(|| (named, tag_hash(request.essentials.from_tag)))
+}
+
+fn write_via(request: &Request<'_>, plan: &Plan<'_>, branch: u64, t: &mut Vec<u8>) {
+    let Request { setup, arrival, essentials, .. } = *request;
+    let back = return_address(&essentials.via, arrival.peer);
+    let token = ViaToken {
+        router: setup.router,
+        back: setup.listener(arrival.listener).flow(arrival.local, back),
+        from_backend: request.source.is_backend(),
+        bound: match &plan.hop {
+            Hop::Backend { .. } => Bound::Backend,
+            Hop::Client { flow, .. } => Bound::Client(flow_hash(flow)),
+        },
+        branch,
+        loop_hash: request.loop_hash,
+        moved: moved(request, plan),
+    };
+    t.extend_from_slice(b"Via: SIP/2.0/");
+    t.extend_from_slice(out_transport(setup, &plan.hop).via().as_bytes());
+    t.push(b' ');
+    write_our_host(setup, &plan.hop, t);
+    t.extend_from_slice(b";branch=z9hG4bK");
+    token.encode(&setup.ring, t);
+    t.extend_from_slice(b"\r\n");
+}
+
+fn out_transport(setup: &Setup, hop: &Hop) -> Transport {
+    match hop {
+        Hop::Backend { listener, .. } | Hop::Client { listener, .. } => setup.listener(*listener).transport,
+    }
+}
+
+/// `host:port` of the listener by which a request leaves, as the receiver knows it.
+fn write_our_host(setup: &Setup, hop: &Hop, t: &mut Vec<u8>) {
+    match *hop {
+        Hop::Backend { listener, local, .. } => setup.listener(listener).write_for_backends(local, t),
+        Hop::Client { flow, listener } => {
+            let local = match flow {
+                Flow::Datagram { local, .. } => local,
+                Flow::Stream { .. } => None,
+            };
+            setup.listener(listener).write_for_clients(local, t);
+        }
+    }
+}
+
+fn wants_record_route(method: Method) -> bool {
+    matches!(method, Method::Invite | Method::Subscribe | Method::Refer | Method::Notify)
+}
+
+fn write_record_route(request: &Request<'_>, plan: &Plan<'_>, branch: u64, t: &mut Vec<u8>) {
+    let Request { setup, essentials, .. } = *request;
+    let (router, bits) = (setup.router, branch as u16);
+    let token = match plan.token {
+        Some(token) => {
+            let mut sides = token.sides;
+            sides[sender_index(request, &token)] = sender(request);
+            RouteToken { router, sides, bits, ..token }
+        }
+        None => {
+            let receiver = match plan.hop {
+                Hop::Backend { addr, transport, .. } => Side::Backend { addr, transport },
+                Hop::Client { flow, .. } => Side::Client(flow),
+            };
+            RouteToken {
+                router,
+                sides: [sender(request), receiver],
+                owner: 0,
+                tag: tag_hash(essentials.from_tag),
+                bits,
+            }
+        }
+    };
+    t.extend_from_slice(b"Record-Route: <sip:");
+    token.encode(&setup.ring, essentials.call_id, t);
+    t.push(b'@');
+    write_our_host(setup, &plan.hop, t);
+    t.extend_from_slice(b";lr>\r\n");
+}
+
+/// Which side of the token that a request came by is its sender's.
+fn sender_index(request: &Request<'_>, token: &RouteToken) -> usize {
+    let client = token.sides.iter().position(|side| matches!(side, Side::Client(_)));
+    match (request.source.is_backend(), client) {
+        (false, Some(index)) => index,
+        (true, Some(index)) => 1 - index,
+        (_, None) => request.hops().sender_side(token).unwrap_or(0),
+    }
+}
+
+fn wants_path(request: &Request<'_>, plan: &Plan<'_>) -> bool {
+    request.method == Method::Register
+        && request.source == Source::Client
+        && matches!(plan.hop, Hop::Backend { .. })
+        && plan.rule.is_some_and(|rule| rule.path)
+}
+
+/// `Path` with the client's flow (SPEC 3.7; RFC 3327); `;ob` where a Contact has reg-id (RFC 5626 5.1).
+fn write_path(request: &Request<'_>, plan: &Plan<'_>, t: &mut Vec<u8>) {
+    let Request { setup, view, arrival, .. } = *request;
+    let flow = setup.listener(arrival.listener).flow(arrival.local, arrival.peer);
+    t.extend_from_slice(b"Path: <sip:");
+    PathToken { router: setup.router, flow }.encode(&setup.ring, t);
+    t.push(b'@');
+    write_our_host(setup, &plan.hop, t);
+    let outbound = view
+        .items(HeaderId::Contact)
+        .filter_map(|item| crate::wire::NameAddr::parse(item.value))
+        .any(|contact| contact.param(b"reg-id").is_some());
+    t.extend_from_slice(if outbound { b";lr;ob>\r\n" } else { b";lr>\r\n" });
+}
+
+/// Adds `path` to Supported, else Asterisk answers 420 to a Path (ASTERISK 30).
+fn support_path(view: &View<'_>, edits: &mut Edits) {
+    if view.items(HeaderId::Supported).any(|item| item.value.eq_ignore_ascii_case(b"path")) {
+        return;
+    }
+    match view.first(HeaderId::Supported) {
+        Some(field) if field.value.start < field.value.end => edits.insert(field.value.end, b", path"),
+        Some(field) => edits.replace(field.line, b"Supported: path\r\n"),
+        None => {
+            edits.insert(view.first(HeaderId::Via).map_or(0, |via| via.line.start), b"Supported: path\r\n")
+        }
+    }
+}
+
+/// The Request-URI after strict-route repair, and `strip_prefix` on its user.
+fn edit_request_uri(request: &Request<'_>, plan: &Plan<'_>, edits: &mut Edits) {
+    let Request { view, routes, .. } = *request;
+    let span = view.span_of(view.ruri());
+    let prefix = plan.rule.and_then(|rule| rule.strip_prefix.as_deref());
+    // The user stands behind the scheme: where it begins with the prefix, the prefix is cut there.
+    let stripped = prefix.zip(routes.uri.user).filter(|(prefix, user)| user.starts_with(prefix));
+    let base = if routes.repaired { view.span_of(routes.ruri).start } else { span.start };
+    let cut = stripped.map(|(prefix, user)| {
+        let from = (view.span_of(user).start - base) as usize;
+        from..from + prefix.len()
+    });
+    match (routes.repaired, cut) {
+        (false, None) => {}
+        (false, Some(cut)) => {
+            edits.cut(Span { start: span.start + cut.start as u32, end: span.start + cut.end as u32 })
+        }
+        (true, None) => edits.replace(span, routes.ruri),
+        (true, Some(cut)) => edits.replace_with(span, |t| {
+            t.extend_from_slice(&routes.ruri[..cut.start]);
+            t.extend_from_slice(&routes.ruri[cut.end..]);
+        }),
+    }
+}
+
+/// Takes out every field whose name is in `names` (lower case, compact forms resolved). Gives how many.
+fn strip(view: &View<'_>, names: &[Box<[u8]>], edits: &mut Edits) -> u64 {
+    let mut stripped = 0;
+    if names.is_empty() {
+        return 0;
+    }
+    for field in view.fields() {
+        let name = view.of(field.name);
+        if names.iter().any(|n| same_name(name, n)) {
+            edits.cut(field.line);
+            stripped += 1;
+        }
+    }
+    stripped
+}
+
+fn apply_rule(request: &Request<'_>, rule: &Rule, edits: &mut Edits) {
+    let view = request.view;
+    if rule.set.is_empty() && rule.remove.is_empty() {
+        return;
+    }
+    // What a client wrote under a stripped name is cut already: no line is cut twice.
+    let stripped = |name: &[u8]| {
+        !request.source.is_backend() && request.table.rules.strip.iter().any(|n| same_name(name, n))
+    };
+    for field in view.fields() {
+        let name = view.of(field.name);
+        let named = rule.set.iter().any(|set| same_name(name, &set.canonical))
+            || rule.remove.iter().any(|remove| same_name(name, remove));
+        if named && !stripped(name) {
+            edits.cut(field.line);
+        }
+    }
+    let end = view.fields().last().map_or(0, |field| field.line.end);
+    for set in &rule.set {
+        edits.replace_with(Span { start: end, end }, |t| {
+            t.extend_from_slice(set.name.as_bytes());
+            t.extend_from_slice(b": ");
+            write_template(request, rule, &set.value, t);
+            t.extend_from_slice(b"\r\n");
+        });
+    }
+}
+
+fn write_template(request: &Request<'_>, rule: &Rule, template: &Template, t: &mut Vec<u8>) {
+    for piece in &template.0 {
+        match piece {
+            Piece::Text(text) => t.extend_from_slice(text.as_bytes()),
+            Piece::Rule => t.extend_from_slice(rule.name.as_bytes()),
+            Piece::SourceIp => drop(write!(t, "{}", request.arrival.peer.ip())),
+            Piece::SourceBackend => {
+                if let Source::Backend(at) = request.source {
+                    t.extend_from_slice(request.table.pools.backend(at).name.as_bytes());
+                }
+            }
+        }
+    }
+}

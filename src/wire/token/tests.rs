@@ -1,0 +1,180 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn ring() -> Ring {
+    Ring::new(&[(3, *b"0123456789abcdef"), (1, *b"fedcba9876543210")])
+}
+
+fn text(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    write(&mut out);
+    out
+}
+
+fn ip() -> impl Strategy<Value = IpAddr> {
+    prop_oneof![any::<[u8; 4]>().prop_map(IpAddr::from), any::<[u8; 16]>().prop_map(IpAddr::from)]
+}
+
+fn flow() -> impl Strategy<Value = Flow> {
+    let datagram =
+        (any::<u16>(), ip(), any::<u16>(), any::<bool>()).prop_map(|(listener, ip, port, wild)| {
+            Flow::Datagram { listener, local: wild.then_some(ip), peer: SocketAddr::new(ip, port) }
+        });
+    let stream = (any::<u16>(), any::<(u8, u16, u8, u32, u16)>()).prop_map(
+        |(listener, (router, boot, core, slot, generation))| Flow::Stream {
+            listener,
+            id: FlowId { router, boot, core, slot: slot & 0xff_ffff, generation },
+        },
+    );
+    prop_oneof![datagram, stream]
+}
+
+fn side() -> impl Strategy<Value = Side> {
+    let backend = (ip(), any::<u16>(), 0usize..5).prop_map(|(ip, port, t)| Side::Backend {
+        addr: SocketAddr::new(ip, port),
+        transport: Transport::ALL[t],
+    });
+    prop_oneof![flow().prop_map(Side::Client), backend]
+}
+
+fn via() -> impl Strategy<Value = ViaToken> {
+    (any::<(u8, bool, bool, u32, u64, u32)>(), flow(), proptest::option::of((flow(), any::<u32>()))).prop_map(
+        |((router, from_backend, client, hash, branch, loop_hash), back, moved)| ViaToken {
+            router,
+            back,
+            from_backend,
+            bound: if client { Bound::Client(hash) } else { Bound::Backend },
+            branch,
+            loop_hash,
+            moved,
+        },
+    )
+}
+
+fn route() -> impl Strategy<Value = RouteToken> {
+    (any::<(u8, bool, u32, u16)>(), side(), side()).prop_map(|((router, owner, tag, bits), a, b)| {
+        RouteToken { router, sides: [a, b], owner: owner as u8, tag, bits }
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_is_encoded_decodes(v in via(), r in route(), f in flow()) {
+        let ring = ring();
+        prop_assert_eq!(ViaToken::decode(&text(|o| v.encode(&ring, o)), &ring), Ok((v, 3)));
+        prop_assert_eq!(RouteToken::decode(&text(|o| r.encode(&ring, b"call", o)), &ring, b"call"), Ok((r, 3)));
+        let p = PathToken { router: 9, flow: f };
+        prop_assert_eq!(PathToken::decode(&text(|o| p.encode(&ring, o)), &ring), Ok((p, 3)));
+    }
+
+    #[test]
+    fn spec_3_1_any_changed_character_is_refused(v in via(), r in route(), at in any::<prop::sample::Index>(), to in 0u8..64) {
+        let ring = ring();
+        let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        let mut t = text(|o| v.encode(&ring, o));
+        let i = at.index(t.len());
+        if t[i] != alphabet[to as usize] {
+            t[i] = alphabet[to as usize];
+            prop_assert!(ViaToken::decode(&t, &ring).is_err());
+        }
+        let mut t = text(|o| r.encode(&ring, b"call", o));
+        let i = at.index(t.len());
+        if t[i] != alphabet[to as usize] {
+            t[i] = alphabet[to as usize];
+            prop_assert!(RouteToken::decode(&t, &ring, b"call").is_err());
+        }
+    }
+
+    #[test]
+    fn arbitrary_text_is_no_token_and_no_panic(t in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let ring = ring();
+        prop_assert!(ViaToken::decode(&t, &ring).is_err());
+        prop_assert!(RouteToken::decode(&t, &ring, b"call").is_err());
+        prop_assert!(PathToken::decode(&t, &ring).is_err());
+    }
+
+    #[test]
+    fn types_are_never_interchangeable(v in via(), r in route()) {
+        let ring = ring();
+        let (v, r) = (text(|o| v.encode(&ring, o)), text(|o| r.encode(&ring, b"", o)));
+        prop_assert_eq!(RouteToken::decode(&v, &ring, b"").map(|_| ()), Err(Fault::Foreign));
+        prop_assert_eq!(PathToken::decode(&v, &ring).map(|_| ()), Err(Fault::Foreign));
+        prop_assert_eq!(ViaToken::decode(&r, &ring).map(|_| ()), Err(Fault::Foreign));
+        prop_assert_eq!(PathToken::decode(&r, &ring).map(|_| ()), Err(Fault::Foreign));
+    }
+}
+
+fn v4(last: u8, port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::from([203, 0, 113, last]), port)
+}
+
+#[test]
+fn spec_3_1_record_route_and_path_fit_48_characters_for_ipv4() {
+    let ring = ring();
+    let client = Flow::Datagram { listener: 0xffff, local: Some(v4(9, 0).ip()), peer: v4(1, 65535) };
+    let stream = Flow::Stream {
+        listener: 0xffff,
+        id: FlowId { router: 255, boot: 65535, core: 255, slot: 0xff_ffff, generation: 65535 },
+    };
+    let backend = Side::Backend { addr: v4(2, 65535), transport: Transport::Tls };
+    for side in [Side::Client(client), Side::Client(stream), backend] {
+        let token = RouteToken { router: 1, sides: [side, backend], owner: 0, tag: u32::MAX, bits: 1 };
+        assert!(text(|o| token.encode(&ring, b"x", o)).len() <= 48);
+    }
+    for flow in [client, stream] {
+        assert!(text(|o| PathToken { router: 1, flow }.encode(&ring, o)).len() <= 48);
+    }
+}
+
+#[test]
+fn spec_3_4_a_route_token_is_good_in_its_own_call_id_only() {
+    let ring = ring();
+    let backend = Side::Backend { addr: v4(2, 5060), transport: Transport::Udp };
+    let token = RouteToken { router: 1, sides: [backend, backend], owner: 0, tag: 7, bits: 1 };
+    let t = text(|o| token.encode(&ring, b"mine", o));
+    assert_eq!(RouteToken::decode(&t, &ring, b"theirs"), Err(Fault::Forged));
+}
+
+#[test]
+fn spec_3_1_an_old_key_verifies_and_an_unknown_one_is_told_apart_from_a_forgery() {
+    let (old, new) = (Ring::new(&[(1, *b"fedcba9876543210")]), ring());
+    let other = Ring::new(&[(1, *b"ffffffffffffffff")]);
+    let token = PathToken { router: 0, flow: Flow::Datagram { listener: 1, local: None, peer: v4(1, 5060) } };
+    let t = text(|o| token.encode(&old, o));
+    assert_eq!(PathToken::decode(&t, &new), Ok((token, 1)));
+    assert_eq!(PathToken::decode(&text(|o| token.encode(&new, o)), &old), Err(Fault::UnknownKey));
+    assert_eq!(PathToken::decode(&text(|o| token.encode(&other, o)), &new), Err(Fault::Forged));
+}
+
+#[test]
+fn the_bytes_of_tokens_md_are_what_is_written() {
+    let ring = Ring::new(&[(0, [0; 16])]);
+    let client = Flow::Datagram { listener: 0x0102, local: None, peer: v4(7, 0x1314) };
+    let backend = Side::Backend { addr: v4(2, 0x13c4), transport: Transport::Udp };
+    let t = text(|o| {
+        RouteToken {
+            router: 5,
+            sides: [Side::Client(client), backend],
+            owner: 0,
+            tag: 0x0a0b0c0d,
+            bits: 0x0e0f,
+        }
+        .encode(&ring, b"c", o)
+    });
+    let bytes = URL_SAFE_NO_PAD.decode(&t).expect("base64url");
+    let expected = [
+        0x50, 5, 0x41, 1, 2, 203, 0, 113, 7, 0x13, 0x14, 0xc0, 203, 0, 113, 2, 0x13, 0xc4, 0x0a, 0x0b, 0x0c,
+        0x0d, 0x0e, 0x0f,
+    ];
+    assert_eq!(&bytes[..bytes.len() - 8], &expected);
+}
+
+#[test]
+fn flow_hash_tells_flows_apart_and_forgets_our_own_address() {
+    let a = Flow::Datagram { listener: 1, local: None, peer: v4(1, 5060) };
+    let b = Flow::Datagram { listener: 1, local: Some(v4(3, 0).ip()), peer: v4(1, 5060) };
+    let c = Flow::Datagram { listener: 1, local: None, peer: v4(1, 5061) };
+    assert_eq!(flow_hash(&a), flow_hash(&b));
+    assert_ne!(flow_hash(&a), flow_hash(&c));
+}

@@ -1,0 +1,75 @@
+//! A Kamailio presence server (Debian's kamailio and kamailio-presence-modules) by tests/peers/kamailio.cfg.
+
+use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
+
+use super::{Process, TempDir, wait_for};
+
+/// One that runs, with its tables in a directory of its own.
+pub struct Kamailio {
+    pub process: Process,
+    _dir: TempDir,
+}
+
+/// One request that it took: a line of its log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    pub method: String,
+    pub event: String,
+    pub code: u16,
+    pub line: String,
+}
+
+impl Kamailio {
+    /// Starts it on this UDP address and waits until the address is bound.
+    #[track_caller]
+    pub fn start(address: &str) -> Kamailio {
+        let dir = TempDir::new("kamailio");
+        // The empty tables that Debian's package brings.
+        for table in ["version", "presentity", "active_watchers", "watchers", "xcap", "pua"] {
+            let from = Path::new("/usr/share/kamailio/dbtext/kamailio").join(table);
+            if let Err(error) = std::fs::copy(&from, dir.path().join(table)) {
+                panic!("{}: {error}: apt-get install -y kamailio kamailio-presence-modules", from.display());
+            }
+        }
+        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/kamailio.cfg");
+        let mut command = Command::new("kamailio");
+        command.arg("-f").arg(config).args(["-A", &format!("ADDRESS=\"sip:{address}\"")]);
+        command.args(["-A", &format!("DB_URL=\"text://{}\"", dir.path().display())]);
+        command.args(["-l", &format!("udp:{address}"), "-DD", "-E", "-m", "64", "-M", "8"]);
+        command.arg("-Y").arg(dir.path()).arg("-w").arg(dir.path());
+        let mut process =
+            Process::start(&format!("kamailio {address}"), &mut command, &dir.path().join("kamailio.log"));
+        let bound: SocketAddr = address.parse().expect("an address of the test's");
+        process.wait_udp(bound, Duration::from_secs(10));
+        Kamailio { process, _dir: dir }
+    }
+
+    /// What it has taken so far.
+    pub fn taken(&self) -> Vec<Taken> {
+        let output = self.process.output();
+        output.lines().filter_map(|line| line.split_once("took ")).map(|(_, line)| taken(line)).collect()
+    }
+
+    /// How many requests of this method and package it has taken.
+    pub fn count(&self, method: &str, event: &str) -> usize {
+        self.taken().iter().filter(|taken| taken.method == method && taken.event == event).count()
+    }
+
+    /// Waits until it has taken that many.
+    #[track_caller]
+    pub fn wait_count(&self, method: &str, event: &str, count: usize, limit: Duration) {
+        wait_for(&format!("{count} {method} of {event} at a Kamailio"), limit, || {
+            (self.count(method, event) >= count).then_some(())
+        });
+    }
+}
+
+fn taken(line: &str) -> Taken {
+    let field = |name: &str| line.split(' ').find_map(|word| word.strip_prefix(name)).unwrap_or_default();
+    Taken {
+        method: line.split(' ').next().unwrap_or_default().to_owned(),
+        event: field("event=").to_owned(),
+        code: field("code=").parse().unwrap_or(0),
+        line: line.to_owned(),
+    }
+}

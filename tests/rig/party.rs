@@ -1,0 +1,85 @@
+//! A SIP party of the test's own: a UDP socket that sends and takes raw bytes, each wait with a deadline.
+
+use std::{
+    net::{SocketAddr, ToSocketAddrs, UdpSocket},
+    time::{Duration, Instant},
+};
+
+use super::text;
+
+/// How long an answer on loopback may take before the test fails.
+pub const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One end of the wire.
+pub struct Party {
+    pub socket: UdpSocket,
+    pub address: SocketAddr,
+}
+
+impl Party {
+    /// Binds `address`.
+    #[track_caller]
+    pub fn bind(address: impl ToSocketAddrs + std::fmt::Debug) -> Party {
+        let socket =
+            UdpSocket::bind(&address).unwrap_or_else(|error| panic!("cannot bind {address:?}: {error}"));
+        let address = socket.local_addr().expect("a bound socket has an address");
+        Party { socket, address }
+    }
+
+    /// Sends these bytes.
+    #[track_caller]
+    pub fn send(&self, to: impl ToSocketAddrs, message: impl AsRef<[u8]>) {
+        self.socket.send_to(message.as_ref(), to).expect("loopback takes a datagram");
+    }
+
+    /// The next datagram within `limit`, and who sent it.
+    pub fn poll(&self, limit: Duration) -> Option<(Vec<u8>, SocketAddr)> {
+        let mut buffer = vec![0; 65_536];
+        let end = Instant::now() + limit;
+        loop {
+            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            self.socket.set_read_timeout(Some(left)).expect("a timeout above zero is accepted");
+            match self.socket.recv_from(&mut buffer) {
+                Ok((length, from)) => {
+                    buffer.truncate(length);
+                    return Some((buffer, from));
+                }
+                Err(_) if Instant::now() >= end => return None,
+                // An ICMP error of an earlier datagram, or a signal.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// The next message as text; panics with `what` when none comes.
+    #[track_caller]
+    pub fn receive(&self, what: &str) -> String {
+        match self.poll(PATIENCE) {
+            Some((bytes, _)) => String::from_utf8_lossy(&bytes).into_owned(),
+            None => panic!("{} waited {PATIENCE:?} in vain for {what}", self.address),
+        }
+    }
+
+    /// The next message, which must begin with `start` (`SIP/2.0 200`, `NOTIFY `).
+    #[track_caller]
+    pub fn expect(&self, start: &str) -> String {
+        let message = self.receive(start);
+        assert!(message.starts_with(start), "{} expected {start:?}, got:\n{message}", self.address);
+        message
+    }
+
+    /// Nothing may come within `limit`.
+    #[track_caller]
+    pub fn expect_nothing(&self, limit: Duration) {
+        if let Some((bytes, from)) = self.poll(limit) {
+            let text = String::from_utf8_lossy(&bytes);
+            panic!("{} expected nothing, got from {from}:\n{text}", self.address);
+        }
+    }
+
+    /// Answers a request the way it came: see `text::answer`.
+    #[track_caller]
+    pub fn answer(&self, to: impl ToSocketAddrs, request: &str, status: &str, tag: &str, more: &str) {
+        self.send(to, text::answer(request, status, tag, more));
+    }
+}
