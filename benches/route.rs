@@ -228,8 +228,10 @@ fn pick(criterion: &mut Criterion<Cpu>) {
     let mut spec = pool("p", &addresses.iter().map(|a| &**a).collect::<Vec<_>>());
     for (name, weights) in [("8_equal", [1; 8]), ("8_weighted", [10, 20, 30, 40, 50, 60, 70, 80])] {
         spec.backends.iter_mut().zip(weights).for_each(|(backend, weight)| backend.weight = weight);
-        let (_, pools) = build(&tidings::config::TableSpec { pools: vec![spec.clone()], ..table(Vec::new()) });
-        let keys: Vec<_> = (0..1000).map(|n| balance::key_hash(format!("{n}@example.com").as_bytes())).collect();
+        let (_, pools) =
+            build(&tidings::config::TableSpec { pools: vec![spec.clone()], ..table(Vec::new()) });
+        let keys: Vec<_> =
+            (0..1000).map(|n| balance::key_hash(format!("{n}@example.com").as_bytes())).collect();
         let mut n = 0;
         group.bench_function(format!("{name}/balance"), |bencher| {
             bencher.iter(|| {

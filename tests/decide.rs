@@ -115,14 +115,19 @@ fn source_is_a_prefix_a_side_or_a_pool() {
     let trusted = Sent { from_backend: true, ..Sent::default() };
     assert_eq!(verdict(source(SourceSpec::Backends), &trusted), "ok");
     assert_eq!(verdict(source(SourceSpec::Backends), &from("10.0.0.11:5060")), "ok");
-    assert_eq!(verdict(source(SourceSpec::Backends), &from("10.0.0.11:5061")), "source", "another port over UDP");
+    assert_eq!(
+        verdict(source(SourceSpec::Backends), &from("10.0.0.11:5061")),
+        "source",
+        "another port over UDP"
+    );
     assert_eq!(verdict(source(SourceSpec::Clients), &from("10.0.0.11:5061")), "ok");
     assert_eq!(verdict(source(SourceSpec::Clients), &from("10.0.0.11:5060")), "source");
     let pool = |name: &str| source(SourceSpec::Pool(name.into()));
     assert_eq!(verdict(pool("voicemail"), &from("10.0.0.21:5070")), "ok");
     assert_eq!(verdict(pool("pbx"), &from("10.0.0.21:5070")), "source");
     assert_eq!(verdict(pool("pbx"), &trusted), "source", "trusted, but of no pool");
-    let either = MatchSpec { source: vec![net("192.0.2.0/24"), SourceSpec::Backends], ..MatchSpec::default() };
+    let either =
+        MatchSpec { source: vec![net("192.0.2.0/24"), SourceSpec::Backends], ..MatchSpec::default() };
     assert_eq!(verdict(either, &from("10.0.0.12:5060")), "ok", "one of the list is enough");
 }
 
@@ -248,19 +253,24 @@ fn body_members_are_decoded_once_and_matched_by_name() {
 #[test]
 fn keys_are_tried_in_a_fixed_order_and_the_first_rule_wins() {
     let (rules, pools) = build(&table(vec![
-        rule("m", MatchSpec { method: methods(&["INVITE"]), event: words(&["dialog"]), ..MatchSpec::default() }),
+        rule(
+            "m",
+            MatchSpec { method: methods(&["INVITE"]), event: words(&["dialog"]), ..MatchSpec::default() },
+        ),
         rule("e", MatchSpec { event: words(&["dialog"]), ..source(SourceSpec::Backends) }),
         rule("s", MatchSpec { transport: vec![Transport::Tcp], ..source(SourceSpec::Backends) }),
-        rule("t", MatchSpec {
-            transport: vec![Transport::Tcp],
-            listener: words(&["pbxs"]),
-            ..MatchSpec::default()
-        }),
+        rule(
+            "t",
+            MatchSpec { transport: vec![Transport::Tcp], listener: words(&["pbxs"]), ..MatchSpec::default() },
+        ),
         rule("l", MatchSpec { listener: words(&["pbxs"]), ..with(pattern(Subject::Ruri, "no")) }),
-        rule("p", MatchSpec {
-            patterns: vec![pattern(Subject::Ruri, "^sip:"), pattern(Subject::From, "nobody")],
-            ..MatchSpec::default()
-        }),
+        rule(
+            "p",
+            MatchSpec {
+                patterns: vec![pattern(Subject::Ruri, "^sip:"), pattern(Subject::From, "nobody")],
+                ..MatchSpec::default()
+            },
+        ),
         rule("first", MatchSpec::default()),
         rule("second", MatchSpec::default()),
     ]));
@@ -270,15 +280,18 @@ fn keys_are_tried_in_a_fixed_order_and_the_first_rule_wins() {
         let found = rules.decide(facts, &pools, &mut scratch, &mut tried).map(|rule| &*rule.name);
         assert_eq!(found, Some("first"));
         let tried: Vec<_> = tried.0.iter().map(|(rule, key)| (&**rule, key.as_deref())).collect();
-        assert_eq!(tried, [
-            ("m", Some("method")),
-            ("e", Some("event")),
-            ("s", Some("source")),
-            ("t", Some("transport")),
-            ("l", Some("listener")),
-            ("p", Some("from nobody")),
-            ("first", None),
-        ]);
+        assert_eq!(
+            tried,
+            [
+                ("m", Some("method")),
+                ("e", Some("event")),
+                ("s", Some("source")),
+                ("t", Some("transport")),
+                ("l", Some("listener")),
+                ("p", Some("from nobody")),
+                ("first", None),
+            ]
+        );
     });
 }
 
@@ -295,7 +308,8 @@ fn a_scratch_keeps_nothing_from_message_to_message_and_table_to_table() {
     for n in [3, 499, 500, 0, 77] {
         for (rules, pools) in [&many, &few, &many] {
             let sent = Sent::default().ruri(&format!("sip:1000@tenant{n}.example.com"));
-            let wanted = rules.rules.iter().find(|r| *r.name == format!("tenant {n}")).map(|r| r.name.to_string());
+            let wanted =
+                rules.rules.iter().find(|r| *r.name == format!("tenant {n}")).map(|r| r.name.to_string());
             sent.facts(pools, |facts| assert_eq!(decided(rules, pools, facts, &mut scratch), wanted));
         }
     }
@@ -355,7 +369,8 @@ fn thousands_of_source_prefixes_are_found() {
 
 const METHODS: &[&str] = &["SUBSCRIBE", "PUBLISH", "NOTIFY", "INVITE", "FETCH", "PUT"];
 const EVENTS: &[&str] = &["presence", "presence.winfo", "dialog", "message-summary", "refer", "x-a", "x-b"];
-const NETS: &[&str] = &["192.0.2.0/24", "192.0.2.128/25", "10.0.0.0/8", "0.0.0.0/0", "2001:db8::/32", "192.0.2.7/32"];
+const NETS: &[&str] =
+    &["192.0.2.0/24", "192.0.2.128/25", "10.0.0.0/8", "0.0.0.0/0", "2001:db8::/32", "192.0.2.7/32"];
 const PEERS: &[&str] = &[
     "192.0.2.7:5060",
     "192.0.2.200:40000",
@@ -387,8 +402,22 @@ const REGEXES: &[&str] = &[
     "é",
     "(?i:É)",
 ];
-const WORDS: &[&str] =
-    &["sip:", "1234", "12", "1000", "@", "tenant1", "tenant12.", ".example.com", "alice", "bob", "ce", "xx", "é", "É"];
+const WORDS: &[&str] = &[
+    "sip:",
+    "1234",
+    "12",
+    "1000",
+    "@",
+    "tenant1",
+    "tenant12.",
+    ".example.com",
+    "alice",
+    "bob",
+    "ce",
+    "xx",
+    "é",
+    "É",
+];
 
 fn subject() -> impl Strategy<Value = Subject> {
     prop::sample::select(vec![
@@ -412,7 +441,8 @@ fn some<T: Clone + std::fmt::Debug + 'static>(from: &'static [T]) -> impl Strate
 }
 
 fn matches() -> impl Strategy<Value = MatchSpec> {
-    let patterns = prop::collection::vec((subject(), prop::sample::select(REGEXES), prop::bool::weighted(0.1)), 0..3);
+    let patterns =
+        prop::collection::vec((subject(), prop::sample::select(REGEXES), prop::bool::weighted(0.1)), 0..3);
     let source = prop_oneof![
         4 => Just(Vec::new()),
         2 => prop::sample::subsequence(NETS, 1..=2).prop_map(|nets| nets.into_iter().map(net).collect()),
@@ -427,8 +457,10 @@ fn matches() -> impl Strategy<Value = MatchSpec> {
             1..=2,
         ),
     ];
-    let transport = prop_oneof![8 => Just(vec![]), 1 => Just(vec![Transport::Udp]), 1 => Just(vec![Transport::Tcp])];
-    let listener = prop_oneof![8 => Just(vec![]), 1 => Just(words(&["phones"])), 1 => Just(words(&["pbxs", "six"]))];
+    let transport =
+        prop_oneof![8 => Just(vec![]), 1 => Just(vec![Transport::Udp]), 1 => Just(vec![Transport::Tcp])];
+    let listener =
+        prop_oneof![8 => Just(vec![]), 1 => Just(words(&["phones"])), 1 => Just(words(&["pbxs", "six"]))];
     (some(METHODS), some(EVENTS), source, transport, listener, patterns).prop_map(
         |(method, event, source, transport, listener, patterns)| MatchSpec {
             method: methods(&method),
@@ -450,7 +482,10 @@ fn text() -> impl Strategy<Value = String> {
 
 fn message() -> impl Strategy<Value = Sent> {
     let headers = prop::collection::vec(
-        (prop::sample::select(&["Contact", "User-Agent", "X-Tenant", "x-tenant", "s", "Subject"][..]), text()),
+        (
+            prop::sample::select(&["Contact", "User-Agent", "X-Tenant", "x-tenant", "s", "Subject"][..]),
+            text(),
+        ),
         0..4,
     );
     (
@@ -502,9 +537,9 @@ impl Naive {
     fn is_from(source: &SourceSpec, sent: &Sent) -> bool {
         let peer = std::net::SocketAddr::new(sent.peer.ip().to_canonical(), sent.peer.port());
         let at = |list: &[&str]| {
-            list.iter().map(|a| address(a)).any(|a| {
-                a.ip() == peer.ip() && (sent.transport == Transport::Tcp || a.port() == peer.port())
-            })
+            list.iter()
+                .map(|a| address(a))
+                .any(|a| a.ip() == peer.ip() && (sent.transport == Transport::Tcp || a.port() == peer.port()))
         };
         let pbx = at(&["10.0.0.11:5060", "10.0.0.12:5060", "10.0.0.13:5060"]);
         let voicemail = at(&["10.0.0.21:5070"]);
@@ -525,7 +560,9 @@ impl Naive {
             Subject::From => vec!["<sip:alice@example.com>;tag=1928301774"],
             Subject::Contact => sent.values("Contact").take(1).collect(),
             Subject::UserAgent => sent.values("User-Agent").collect(),
-            Subject::Header(name) if &**name == "subject" => sent.values("Subject").chain(sent.values("s")).collect(),
+            Subject::Header(name) if &**name == "subject" => {
+                sent.values("Subject").chain(sent.values("s")).collect()
+            }
             Subject::Header(name) => sent.values(name).collect(),
             Subject::BodyRaw => Some(&*sent.body).into_iter().filter(|b| !b.is_empty()).collect(),
             Subject::Body(_) => member.into_iter().collect(),

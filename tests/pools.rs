@@ -73,10 +73,11 @@ fn backends_are_found_by_address_and_by_host() {
     named.backends[0].host = "PBX.example.com".into();
     named.backends[1].host = "pbx.example.com".into();
     named.backends[2].host = "pbx.example.com".into();
-    let pools = of(vec![pool("first", &["10.0.0.11:5060", "10.0.0.11:5070"]), named, pool("third", &[
-        "10.0.0.11:5070",
-        "[2001:db8::5]:5060",
-    ])]);
+    let pools = of(vec![
+        pool("first", &["10.0.0.11:5060", "10.0.0.11:5070"]),
+        named,
+        pool("third", &["10.0.0.11:5070", "[2001:db8::5]:5060"]),
+    ]);
     assert_eq!(pools.by_address(address("10.0.0.11:5070"), UDP), Some(at(0, 1)));
     assert_eq!(pools.by_address(address("[::ffff:10.0.0.11]:5070"), UDP), Some(at(0, 1)));
     assert_eq!(pools.by_address(address("10.0.0.11:5070"), TCP), None);
@@ -159,7 +160,13 @@ fn shares(places: &[String]) -> HashMap<&str, f64> {
 /// SPEC 5.3: the weights are kept within 2 % of the whole over 100,000 keys; here within half of that.
 #[test]
 fn weights_are_kept() {
-    for weights in [vec![1, 1, 1, 1, 1, 1, 1, 1], vec![10, 20, 30, 40], vec![1, 1000], vec![3, 5], vec![u32::MAX, 1 << 31]] {
+    for weights in [
+        vec![1, 1, 1, 1, 1, 1, 1, 1],
+        vec![10, 20, 30, 40],
+        vec![1, 1000],
+        vec![3, 5],
+        vec![u32::MAX, 1 << 31],
+    ] {
         let names: Vec<_> = (0..weights.len()).map(|n| format!("pbx{n}")).collect();
         let backends: Vec<_> = names.iter().map(|n| &**n).zip(weights.iter().copied()).collect();
         let places = places(weighted(&backends));
@@ -211,9 +218,9 @@ fn placement_is_pinned() {
     let places = places(weighted(&[("pbx1", 10), ("pbx2", 20), ("pbx3", 70)]));
     let first: Vec<_> = places[..24].iter().map(|place| &place[3..]).collect();
     assert_eq!(first.concat(), "");
-    let hash = places.iter().fold(0u64, |hash, place| {
-        hash.wrapping_mul(31).wrapping_add(u64::from(place.as_bytes()[3]))
-    });
+    let hash = places
+        .iter()
+        .fold(0u64, |hash, place| hash.wrapping_mul(31).wrapping_add(u64::from(place.as_bytes()[3])));
     assert_eq!(hash, 0);
 }
 
@@ -296,8 +303,10 @@ fn key(balance: Balance, sent: &Sent) -> String {
     let mut spec = pool("p", &["10.0.0.11:5060"]);
     spec.balance = balance;
     let pools = of(vec![spec]);
-    let names =
-        Names { aliases: vec![((*b"example.com").into(), None), ((*b"sip.example.com").into(), None)], ..Names::default() };
+    let names = Names {
+        aliases: vec![((*b"example.com").into(), None), ((*b"sip.example.com").into(), None)],
+        ..Names::default()
+    };
     sent.facts(&pools, |facts| {
         let mut told = Told::default();
         pools.pick(0, facts, &names, None, &mut b"stale".to_vec(), &mut told);
@@ -328,7 +337,9 @@ fn resource_is_the_canonical_user_and_domain() {
 #[test]
 fn a_message_without_the_key_is_balanced_by_call_id() {
     let bare = || Sent::default().ruri("sip:example.com");
-    for balance in [Balance::Resource, Balance::ResourceEvent, Balance::User, Balance::Header("x-tenant".into())] {
+    for balance in
+        [Balance::Resource, Balance::ResourceEvent, Balance::User, Balance::Header("x-tenant".into())]
+    {
         assert_eq!(key(balance, &bare().header("Event", "presence")), CALL_ID);
     }
     assert_eq!(key(Balance::CallId, &bare()), CALL_ID);
@@ -402,16 +413,19 @@ fn side_backends_goes_before_both_and_a_wildcard_needs_a_source() {
     ];
     let spec = TableSpec { pools: vec![pool("p", &["10.0.0.11:5060"])], ..table(Vec::new()) };
     let compiled = |known: Option<IpAddr>| {
-        compile(&spec, &Context {
-            listeners: &listeners,
-            strip: &[],
-            registry: &Registry::default(),
-            unix_s: 0,
-            series: &SeriesRegistry::new(10),
-            departed: Vec::new(),
-            source_for: &|_| known,
-            previous: None,
-        })
+        compile(
+            &spec,
+            &Context {
+                listeners: &listeners,
+                strip: &[],
+                registry: &Registry::default(),
+                unix_s: 0,
+                series: &SeriesRegistry::new(10),
+                departed: Vec::new(),
+                source_for: &|_| known,
+                previous: None,
+            },
+        )
     };
     let (_, pools) = compiled(Some(address("10.0.0.7:0").ip())).expect("valid");
     let backend = pools.backend(at(0, 0));
@@ -425,10 +439,13 @@ fn what_cannot_be_resolved_is_refused_all_at_once() {
     let mut spec = table(vec![
         rule("r1", MatchSpec { listener: words(&["nowhere"]), ..MatchSpec::default() }),
         rule("r2", MatchSpec::default()),
-        rule("r3", MatchSpec {
-            patterns: vec![pattern(tidings::config::table::Subject::Ruri, "(")],
-            ..MatchSpec::default()
-        }),
+        rule(
+            "r3",
+            MatchSpec {
+                patterns: vec![pattern(tidings::config::table::Subject::Ruri, "(")],
+                ..MatchSpec::default()
+            },
+        ),
     ]);
     spec.rules[1].action = ActionSpec::Route("presance".into());
     spec.pools[1].listener = Some("phones".into());
@@ -443,15 +460,18 @@ fn what_cannot_be_resolved_is_refused_all_at_once() {
     let refused = |pool: &str, fault: &str| {
         format!("the table is refused: pool \"{pool}\", backend \"{pool}0\": {fault}")
     };
-    assert_eq!(faults(&spec), [
-        (2, refused("voicemail", "listener \"phones\" has side \"clients\"")),
-        (17, refused("tls", "no listener for tls over IPv4 with side \"backends\" or \"both\"")),
-        (2, refused("odd", "listener \"streams\" is not for udp over IPv4")),
-        (2, refused("unknown", "unknown listener \"nobody\"")),
-        (3, "rule \"r1\": unknown listener \"nowhere\"".into()),
-        (3, "rule \"r2\": unknown pool \"presance\"".into()),
-        (3, "rule \"r3\": ruri = \"(\": unclosed group".into()),
-    ]);
+    assert_eq!(
+        faults(&spec),
+        [
+            (2, refused("voicemail", "listener \"phones\" has side \"clients\"")),
+            (17, refused("tls", "no listener for tls over IPv4 with side \"backends\" or \"both\"")),
+            (2, refused("odd", "listener \"streams\" is not for udp over IPv4")),
+            (2, refused("unknown", "unknown listener \"nobody\"")),
+            (3, "rule \"r1\": unknown listener \"nowhere\"".into()),
+            (3, "rule \"r2\": unknown pool \"presance\"".into()),
+            (3, "rule \"r3\": ruri = \"(\": unclosed group".into()),
+        ]
+    );
 }
 
 #[test]
@@ -477,7 +497,10 @@ fn rules_are_made_ready_for_the_path() {
     let (rules, _) = build(&spec);
     assert_eq!(&*rules.allow_events, "message-summary, refer, presence, dialog");
     assert_eq!(rules.strip.iter().map(|s| &**s).collect::<Vec<_>>(), [&b"x-from-backend"[..], b"x-trusted"]);
-    assert_eq!(rules.rules[0].remove.iter().map(|r| &**r).collect::<Vec<_>>(), [&b"subject"[..], b"x-secret"]);
+    assert_eq!(
+        rules.rules[0].remove.iter().map(|r| &**r).collect::<Vec<_>>(),
+        [&b"subject"[..], b"x-secret"]
+    );
     assert_eq!(&*rules.rules[0].set[0].name, "X-From-Backend");
     assert_eq!(&*rules.rules[0].set[0].canonical, b"x-from-backend");
     assert!(matches!(rules.rules[0].action, Action::Route(1)));
@@ -485,7 +508,8 @@ fn rules_are_made_ready_for_the_path() {
     let Action::Reply { code: 489, headers, .. } = &rules.rules[1].action else { panic!("a reply") };
     assert_eq!(&**headers, b"X-Why: not here\r\nRetry-After: 5\r\n");
     let series = |package: &str| rules.package_series(package.as_bytes());
-    let mut known: Vec<_> = ["presence", "dialog", "message-summary", "refer", "x-refused"].map(series).into();
+    let mut known: Vec<_> =
+        ["presence", "dialog", "message-summary", "refer", "x-refused"].map(series).into();
     known.sort_unstable();
     known.dedup();
     assert_eq!(known.len(), 5, "each package that the table names has its own series");

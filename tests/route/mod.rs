@@ -10,8 +10,8 @@ use tidings::{
     config::{
         Diagnostic, ListenSpec, Side, TableSpec,
         table::{
-            ActionSpec, AdminState, BackendSpec, Balance, MatchSpec, PatternSpec, PoolSpec, RuleSpec, SourceSpec,
-            Subject,
+            ActionSpec, AdminState, BackendSpec, Balance, MatchSpec, PatternSpec, PoolSpec, RuleSpec,
+            SourceSpec, Subject,
         },
     },
     live::Registry,
