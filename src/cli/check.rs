@@ -6,9 +6,27 @@ use std::{
     collections::VecDeque,
     io::{self, Write},
     path::{Path, PathBuf},
+    process::ExitCode,
 };
 
 use crate::config::{Diagnostic, Settings, Severity, settings, table};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Routing tables; a tidings.toml is checked as one, with its table
+    #[arg(value_name = "FILE", required_unless_present = "config")]
+    files: Vec<PathBuf>,
+    /// Configuration whose listeners the tables may name
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// For scripts
+    #[arg(long)]
+    json: bool,
+}
+
+pub fn run(args: &Args) -> ExitCode {
+    ExitCode::from(check(&args.files, args.config.as_deref(), args.json) as u8)
+}
 
 /// Exit codes: the worst file decides.
 const SOUND: i32 = 0;

@@ -52,14 +52,13 @@ pub(super) fn parse(text: &str) -> Result<Hir, String> {
     let over = |unicode: bool| {
         regex_syntax::ParserBuilder::new().utf8(false).unicode(unicode).nest_limit(100).build().parse(text)
     };
-    if text.is_ascii() { over(false).or_else(|_| over(true)) } else { over(true) }.map_err(|e| last_line(&e.to_string()))
+    if text.is_ascii() { over(false).or_else(|_| over(true)) } else { over(true) }
+        .map_err(|e| last_line(&e.to_string()))
 }
 
 pub(super) fn nfa(hirs: &[&Hir], limit: usize) -> Result<NFA, String> {
-    let config = thompson::Config::new()
-        .utf8(false)
-        .which_captures(WhichCaptures::None)
-        .nfa_size_limit(Some(limit));
+    let config =
+        thompson::Config::new().utf8(false).which_captures(WhichCaptures::None).nfa_size_limit(Some(limit));
     thompson::Compiler::new().configure(config).build_many_from_hir(hirs).map_err(|e| e.to_string())
 }
 
