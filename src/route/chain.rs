@@ -272,7 +272,9 @@ fn byte_of(bits: &Bits) -> Option<(u8, bool)> {
     let mut members = (0..=255).filter(|&b| has(bits, b));
     match (members.next(), members.next(), members.next()) {
         (Some(byte), None, _) => Some((byte, false)),
-        (Some(upper), Some(lower), None) if upper.is_ascii_uppercase() && upper | 0x20 == lower => Some((lower, true)),
+        (Some(upper), Some(lower), None) if upper.is_ascii_uppercase() && upper | 0x20 == lower => {
+            Some((lower, true))
+        }
         _ => None,
     }
 }
@@ -323,7 +325,10 @@ mod tests {
         ] {
             assert!(chain(plain).is_some(), "{plain}");
         }
-        for other in ["a|b.", "^a*a", "^[a-z]+b", "a+b", "^(ab)+", "\\bab", "^[äö]", "(?m)^a", "$a", "^.*a", "^a?a", "a$b"] {
+        for other in [
+            "a|b.", "^a*a", "^[a-z]+b", "a+b", "^(ab)+", "\\bab", "^[äö]", "(?m)^a", "$a", "^.*a", "^a?a",
+            "a$b",
+        ] {
             assert!(chain(other).is_none(), "{other}");
         }
     }
@@ -346,8 +351,22 @@ mod tests {
     }
 
     const PIECES: &[&str] = &[
-        "a", "bc", "[ab]", "[^a]", "(?i:b)", "(?i:ab1)", "[cd]?", "d*", "[bc]+", "1{2}", "[0-9]{0,2}", "(a)", "a*?", "c{1,3}",
-        ".", "[^c]*",
+        "a",
+        "bc",
+        "[ab]",
+        "[^a]",
+        "(?i:b)",
+        "(?i:ab1)",
+        "[cd]?",
+        "d*",
+        "[bc]+",
+        "1{2}",
+        "[0-9]{0,2}",
+        "(a)",
+        "a*?",
+        "c{1,3}",
+        ".",
+        "[^c]*",
     ];
 
     proptest! {

@@ -140,8 +140,23 @@ mod tests {
     }
 
     const PIECES: &[&str] = &[
-        "abc", "ab", "[aA]b", "c[bd]", "(a|bc){1,2}", "(abc|bca)", "(abc|d)?", "b+", "(bca)+", "(?i:Abc)", "[^a]", "c{2}",
-        "(ab){2,}", "(?:abc|bcd){9}", "\\b", "b*", "(?:(abc|bbb)|cab)",
+        "abc",
+        "ab",
+        "[aA]b",
+        "c[bd]",
+        "(a|bc){1,2}",
+        "(abc|bca)",
+        "(abc|d)?",
+        "b+",
+        "(bca)+",
+        "(?i:Abc)",
+        "[^a]",
+        "c{2}",
+        "(ab){2,}",
+        "(?:abc|bcd){9}",
+        "\\b",
+        "b*",
+        "(?:(abc|bbb)|cab)",
     ];
 
     proptest! {

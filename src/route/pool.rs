@@ -247,7 +247,8 @@ impl Pools {
 
 impl Draws {
     fn of(pool: &Pool) -> Draws {
-        let active = pool.backends.iter().enumerate().filter(|(_, backend)| backend.admin == AdminState::Active);
+        let active =
+            pool.backends.iter().enumerate().filter(|(_, backend)| backend.admin == AdminState::Active);
         let backends: Box<[_]> =
             active.map(|(at, backend)| (backend.hash, backend.weight, at as u16)).collect();
         Draws { equal: backends.windows(2).all(|pair| pair[0].1 == pair[1].1), backends }

@@ -354,7 +354,8 @@ fn shortest(literals: &[Box<[u8]>]) -> Vec<&[u8]> {
     }
     let mut order: Vec<usize> = (0..literals.len()).collect();
     order.sort_unstable_by_key(|&n| &literals[n]);
-    let shared = |a: usize, b: usize| literals[a].iter().zip(&literals[b]).take_while(|(a, b)| a == b).count();
+    let shared =
+        |a: usize, b: usize| literals[a].iter().zip(&literals[b]).take_while(|(a, b)| a == b).count();
     for (n, &at) in order.iter().enumerate() {
         let before = n.checked_sub(1).map_or(0, |before| shared(order[before], at));
         let behind = order.get(n + 1).map_or(0, |&behind| shared(at, behind));
