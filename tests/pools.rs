@@ -144,7 +144,7 @@ fn places(spec: PoolSpec) -> Vec<String> {
     let pool = pools.pool(0);
     let place = |n: u32| {
         let key = balance::key_hash(format!("{n}@example.com").as_bytes());
-        pool.rendezvous(key).map_or(String::new(), |i| pool.backends[i].name.to_string())
+        pools.rendezvous(0, key).map_or(String::new(), |i| pool.backends[usize::from(i)].name.to_string())
     };
     (0..100_000).map(place).collect()
 }

@@ -4,8 +4,8 @@
 //! cost a worker nothing, and it reads one byte per step whatever the pattern. A pattern whose DFA would be large gets the
 //! general engine of regex-automata, whose cache lives in the worker's `Scratch` (a shared one would be a lock).
 //!
-//! What comes by the wire is bytes, not text: where the pattern allows it, `.` and `[^@]` take any byte, so that nobody
-//! walks around a filter by a byte that is not UTF-8. Patterns that need Unicode (`\p{L}`, `[äö]`) are compiled so.
+//! What comes by the wire is bytes, not text: `config` reads patterns so that `.` and `[^@]` take any byte where they can,
+//! and nobody walks around a filter by a byte that is not UTF-8.
 
 use std::sync::{
     Arc,
@@ -21,6 +21,7 @@ use regex_automata::{
 use regex_syntax::hir::Hir;
 
 use super::{caches::Caches, chain::Chain, literal};
+use crate::config::table::hir;
 
 /// Beyond this a pattern is not worth a DFA of its own.
 const DFA_BYTES: usize = 128 * 1024;
@@ -47,13 +48,9 @@ pub(super) fn engine_id() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Parses over bytes where the pattern allows it, else as Unicode: what is not ASCII has cases that bytes know nothing of.
+/// As the reader of tables reads it.
 pub(super) fn parse(text: &str) -> Result<Hir, String> {
-    let over = |unicode: bool| {
-        regex_syntax::ParserBuilder::new().utf8(false).unicode(unicode).nest_limit(100).build().parse(text)
-    };
-    if text.is_ascii() { over(false).or_else(|_| over(true)) } else { over(true) }
-        .map_err(|e| last_line(&e.to_string()))
+    hir(text).map_err(|e| last_line(&e.to_string()))
 }
 
 pub(super) fn nfa(hirs: &[&Hir], limit: usize) -> Result<NFA, String> {

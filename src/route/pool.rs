@@ -85,8 +85,18 @@ pub enum Pick {
 
 pub struct Pools {
     pub pools: Vec<Pool>,
+    /// By pool, what its balance reads.
+    draws: Vec<Draws>,
     book: Book,
     departed: Departed,
+}
+
+/// The active backends of a pool, close together: a balance reads all of them for each request.
+struct Draws {
+    /// All weights are one, so the greatest draw wins.
+    equal: bool,
+    /// Hash of the name, weight, position.
+    backends: Box<[(u64, u32, u16)]>,
 }
 
 impl Pools {
@@ -97,7 +107,8 @@ impl Pools {
             let peer = SocketAddr::new(ip.to_canonical(), port.unwrap_or_default());
             book.peer(transport, peer).is_none()
         });
-        Pools { pools, book, departed }
+        let draws = pools.iter().map(Draws::of).collect();
+        Pools { pools, draws, book, departed }
     }
 
     pub fn backend(&self, at: BackendRef) -> &Backend {
@@ -203,13 +214,18 @@ impl Pools {
         if R::ON {
             self.record(pool, key, recorder);
         }
-        let Some(index) = of.rendezvous(key) else { return Pick::None };
-        let target = &of.backends[index];
+        let Some(index) = self.rendezvous(pool, key) else { return Pick::None };
+        let target = &of.backends[usize::from(index)];
         let is_sender = |sender: &Backend| sender.addr == target.addr && sender.transport == target.transport;
         if sender.is_some_and(|sender| is_sender(self.backend(sender))) {
             return Pick::Sender;
         }
-        Pick::Backend(BackendRef { pool, index: index as u16 })
+        Pick::Backend(BackendRef { pool, index })
+    }
+
+    /// Weighted rendezvous over the active backends of a pool: the position of the one that the hash of a key names.
+    pub fn rendezvous(&self, pool: u16, key: u64) -> Option<u16> {
+        self.draws[usize::from(pool)].winner(key)
     }
 
     fn record<R: Recorder>(&self, pool: u16, key: u64, recorder: &mut R) {
@@ -229,32 +245,37 @@ impl Pools {
     }
 }
 
-impl Pool {
-    /// Weighted rendezvous over the active backends: the position of the one that `key` names.
-    pub fn rendezvous(&self, key: u64) -> Option<usize> {
-        let mut best: Option<(usize, u64, u64, u32)> = None;
-        for (index, backend) in self.backends.iter().enumerate() {
-            if backend.admin != AdminState::Active {
-                continue;
-            }
-            let draw = balance::draw(key, backend.hash);
+impl Draws {
+    fn of(pool: &Pool) -> Draws {
+        let active =
+            pool.backends.iter().enumerate().filter(|(_, backend)| backend.admin == AdminState::Active);
+        let backends: Box<[_]> =
+            active.map(|(at, backend)| (backend.hash, backend.weight, at as u16)).collect();
+        Draws { equal: backends.windows(2).all(|pair| pair[0].1 == pair[1].1), backends }
+    }
+
+    fn winner(&self, key: u64) -> Option<u16> {
+        if self.equal {
+            let winner = self.backends.iter().max_by_key(|(hash, ..)| balance::draw(key, *hash));
+            return winner.map(|&(.., at)| at);
+        }
+        let (mut winner, mut best_draw, mut best_loss, mut best_weight) = (None, 0, u64::MAX, 1);
+        for &(hash, weight, at) in &self.backends {
+            let draw = balance::draw(key, hash);
             let loss = balance::loss(draw);
-            // loss / weight below the best's, without a division; the greater draw where they are equal.
-            let wins = best.is_none_or(|(_, best_draw, best_loss, best_weight)| {
-                let ours = u128::from(loss) * u128::from(best_weight);
-                let best = u128::from(best_loss) * u128::from(backend.weight);
-                ours < best || ours == best && draw > best_draw
-            });
-            if wins {
-                best = Some((index, draw, loss, backend.weight));
+            // The least loss by weight, compared without a division; the greater draw where they are equal.
+            let ours = u128::from(loss) * u128::from(best_weight);
+            let best = u128::from(best_loss) * u128::from(weight);
+            if ours < best || ours == best && draw > best_draw {
+                (winner, best_draw, best_loss, best_weight) = (Some(at), draw, loss, weight);
             }
         }
-        best.map(|(index, ..)| index)
+        winner
     }
 }
 
 impl Backend {
-    /// The score of this backend for a key, for people: `rendezvous` compares without a division.
+    /// The score of this backend for a key, for people: the balance compares without a division.
     fn score(&self, key: u64) -> f64 {
         let loss = balance::loss(balance::draw(key, self.hash));
         f64::from(self.weight) / (loss.max(1) as f64 / (1u64 << 32) as f64)

@@ -25,7 +25,8 @@ pub fn hir(regex: &str) -> Result<Hir, Box<regex_syntax::Error>> {
     let parse = |unicode: bool| {
         ParserBuilder::new().utf8(false).unicode(unicode).dot_matches_new_line(true).build().parse(regex)
     };
-    parse(false).or_else(|_| parse(true)).map_err(Box::new)
+    // Over bytes a letter beyond ASCII would be a row of bytes that `(?i)` does not fold.
+    if regex.is_ascii() { parse(false).or_else(|_| parse(true)) } else { parse(true) }.map_err(Box::new)
 }
 
 /// A regex of this key over this subject.
