@@ -1,9 +1,6 @@
 //! What every core of a router shares and never changes (listeners, names, keys, trust), and the light state they share.
 
-use std::{
-    io::Write,
-    net::{IpAddr, SocketAddr},
-};
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
@@ -11,7 +8,7 @@ use crate::{
     config::{Names, Settings, Side},
     live::{Flows, Moved, Now, Unreachable},
     wire::{
-        Limits, Transport,
+        Limits, Transport, put,
         token::{Flow, Ring},
     },
 };
@@ -44,7 +41,7 @@ impl Listener {
     /// Appends `host:port` of the socket itself; a wildcard's host is `local` (0.0.0.0 is never put on the wire, SPEC 9.1).
     pub fn write_for_backends(&self, local: Option<IpAddr>, out: &mut Vec<u8>) {
         match local.filter(|_| self.wildcard) {
-            Some(ip) => drop(write!(out, "{}", SocketAddr::new(ip, self.address.port()))),
+            Some(ip) => put::host_port(SocketAddr::new(ip, self.address.port()), out),
             None => out.extend_from_slice(&self.bound),
         }
     }

@@ -1,7 +1,5 @@
 //! A request as it leaves: the short list of edits of SPEC 4.1 over the received bytes, written once into the outbox.
 
-use std::io::Write;
-
 use super::{
     hash,
     hop::Hop,
@@ -15,6 +13,7 @@ use crate::{
     wire::{
         Edits, HeaderId, Method, Span, Transport, View,
         name::same_name,
+        put,
         reply::{return_address, stamp},
         token::{Bound, Flow, PathToken, RouteToken, Side, ViaToken, flow_hash, tag_hash},
     },
@@ -50,7 +49,7 @@ pub fn request(request: &Request<'_>, plan: &Plan<'_>, edits: &mut Edits, out: &
     });
     stamp(view, &essentials.via, request.arrival.peer, edits);
     if let (Some(field), Some(hops)) = (view.first(HeaderId::MaxForwards), essentials.max_forwards) {
-        edits.replace_with(field.value, |t| drop(write!(t, "{}", hops.saturating_sub(1))));
+        edits.replace_with(field.value, |t| put::number(hops.saturating_sub(1).into(), t));
     }
     if request.routes.edited() {
         request.routes.cuts(view, |span| edits.cut(span));
@@ -307,7 +306,7 @@ fn write_template(request: &Request<'_>, rule: &Rule, template: &Template, t: &m
         match piece {
             Piece::Text(text) => t.extend_from_slice(text.as_bytes()),
             Piece::Rule => t.extend_from_slice(rule.name.as_bytes()),
-            Piece::SourceIp => drop(write!(t, "{}", request.arrival.peer.ip())),
+            Piece::SourceIp => put::ip(request.arrival.peer.ip(), t),
             Piece::SourceBackend => {
                 if let Source::Backend(at) = request.source {
                     t.extend_from_slice(request.table.pools.backend(at).name.as_bytes());

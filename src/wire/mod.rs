@@ -10,6 +10,7 @@ pub mod event;
 pub mod inspect;
 mod lex;
 pub mod name;
+pub mod put;
 pub mod reason;
 pub mod reply;
 pub mod scan;
