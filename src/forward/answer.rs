@@ -248,14 +248,19 @@ impl Proxy {
             return;
         };
         let Some(listener) = turn.setup.by_id(listener) else { return };
-        let (reason, headers) = match why {
-            Fault::TooLarge => (Reason::NextHopTooLarge, String::new()),
+        let reason = match why {
+            Fault::TooLarge => Reason::NextHopTooLarge,
             // A publisher drops its event on any final error, but goes on retransmitting (SPEC 6.5).
             Fault::Unreachable if method == Method::Publish => return,
-            Fault::Unreachable => (Reason::Unreachable, format!("Retry-After: {UNDELIVERABLE_RETRY_S}\r\n")),
+            Fault::Unreachable => Reason::Unreachable,
         };
+        let mut headers = std::mem::take(&mut self.headers);
+        headers.clear();
+        if reason == Reason::Unreachable {
+            let _ = write!(headers, "Retry-After: {UNDELIVERABLE_RETRY_S}\r\n");
+        }
         self.stats.refused(reason);
-        let answer = Answer { code: reason.code(), phrase: reason.phrase(), headers: headers.as_bytes() };
+        let answer = Answer { code: reason.code(), phrase: reason.phrase(), headers: &headers };
         // Without our Via: what is below is the sender's own, stamped already.
         self.write_answer(
             turn,
@@ -265,5 +270,6 @@ impl Proxy {
             Target::Datagram { listener, from: local, to: peer },
             out,
         );
+        self.headers = headers;
     }
 }
