@@ -221,14 +221,16 @@ fn calls_refusals_and_our_own_answers_allocate_nothing() {
         for (method, uri) in [("INVITE", user), ("CANCEL", user), ("ACK", user), ("BYE", user)] {
             assert!(rig.passes(PHONES, head(method, uri, round, "").as_bytes(), PBX, &mut left), "{method}");
         }
+        // Of other dialogs: those of the INVITE would follow its pin.
+        let other = round + 1_000_000;
         for message in [
-            head("OPTIONS", &ours, round, ""),
-            head("MESSAGE", user, round, ""),
-            head("SUBSCRIBE", user, round, "Event: nobodys\r\n"),
-            head("SUBSCRIBE", user, round, ""),
-            head("SUBSCRIBE", user, round, "Event: presence\r\nProxy-Require: magic\r\n"),
-            head("BYE", "mailto:somebody@example.org", round, ""),
-            head("INFO", user, round, "CSeq: 2 INFO\r\n"),
+            head("OPTIONS", &ours, other, ""),
+            head("MESSAGE", user, other, ""),
+            head("SUBSCRIBE", user, other, "Event: nobodys\r\n"),
+            head("SUBSCRIBE", user, other, ""),
+            head("SUBSCRIBE", user, other, "Event: presence\r\nProxy-Require: magic\r\n"),
+            head("BYE", "mailto:somebody@example.org", other, ""),
+            head("INFO", user, other, "CSeq: 2 INFO\r\n"),
         ] {
             assert!(rig.passes(PHONES, message.as_bytes(), PHONES, &mut left), "{message}");
             assert!(left.starts_with(b"SIP/2.0 "));

@@ -254,12 +254,12 @@ impl Proxy {
             Fault::Unreachable if method == Method::Publish => return,
             Fault::Unreachable => Reason::Unreachable,
         };
-        self.stats.refused(reason);
         let mut headers = std::mem::take(&mut self.headers);
         headers.clear();
         if reason == Reason::Unreachable {
             let _ = write!(headers, "Retry-After: {UNDELIVERABLE_RETRY_S}\r\n");
         }
+        self.stats.refused(reason);
         let answer = Answer { code: reason.code(), phrase: reason.phrase(), headers: &headers };
         // Without our Via: what is below is the sender's own, stamped already.
         self.write_answer(
@@ -270,5 +270,6 @@ impl Proxy {
             Target::Datagram { listener, from: local, to: peer },
             out,
         );
+        self.headers = headers;
     }
 }

@@ -1,5 +1,7 @@
 //! A request's way (SPEC 4.4): checks, OPTIONS to us, Routes, loops; then token, foreign Route, pin, table; then its edits.
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use super::{
     Proxy, Turn, hash,
     hop::{Hop, Hops, Refused},
@@ -62,14 +64,14 @@ impl<'a> Request<'a> {
         self.setup.listener(self.arrival.listener).flow(self.arrival.local, self.arrival.peer)
     }
 
-    /// The key of its pin: for what it may find by one, only the same method again counts, and CANCEL and ACK as their
-    /// INVITE; nothing else gets past the table by an INVITE's pin.
+    /// The key of its pin. Method (CANCEL and ACK as their INVITE) and Request-URI are in it: what a pin is for has them
+    /// equal, and nothing else of the same Call-ID and From tag gets past the table by it.
     fn pin_key(&self) -> u64 {
         let token: &[u8] = match (self.method, self.view.start()) {
             (Method::Cancel | Method::Ack, _) | (_, Start::Response { .. }) => b"INVITE",
             (_, Start::Request { token, .. }) => self.view.of(token),
         };
-        self.transaction ^ xxhash_rust::xxh3::xxh3_64(token)
+        xxh3_64_with_seed(self.routes.ruri, self.transaction) ^ xxh3_64_with_seed(token, self.transaction)
     }
 
     /// Names of header fields that no rule may see in this request (SPEC 1.2).

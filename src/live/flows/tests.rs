@@ -95,10 +95,10 @@ fn the_newest_flow_answers_for_a_user() {
     let flows = Flows::new(100);
     register(&flows, 0, "1001@x", "sip:1001@192.0.2.1:5001", 1, 600);
     register(&flows, 1, "1001@x", "sip:1001@192.0.2.1:5002", 2, 60);
-    register(&flows, 2, "other@x", "sip:1001@192.0.2.1:5003", 3, 30);
-    assert_eq!(by_user(&flows, 3, "1001"), Some(3));
-    assert_eq!(by_user(&flows, 40, "1001"), Some(2));
-    assert_eq!(by_user(&flows, 100, "1001"), Some(1));
+    register(&flows, 2, "other@x", "sip:1001@192.0.2.1:5003", 3, 1000);
+    assert_eq!(by_user(&flows, 3, "1001"), Some(2), "not the flow of another AOR with that Contact user");
+    assert_eq!(by_user(&flows, 61, "1001"), Some(1));
+    assert_eq!(by_user(&flows, 700, "1001"), Some(3), "nobody is left whose AOR it is");
     assert_eq!(by_user(&flows, 3, "other"), Some(3));
     assert_eq!(by_contact(&flows, 3, "sip:1001@192.0.2.1:5001"), Some(1));
 }
