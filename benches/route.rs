@@ -181,6 +181,7 @@ fn ready(sent: &Sent) -> Facts<'static> {
         peer: sent.peer,
         listener: 0,
         transport: Transport::Udp,
+        hidden: &[],
     }
 }
 

@@ -192,6 +192,27 @@ fn patterns_look_at_their_field() {
     assert_eq!(verdict(with(second), &sent), "contact second", "the first Contact counts");
 }
 
+/// SPEC 1.2: what is stripped from a client's request is gone for rules and filters too.
+#[test]
+fn hidden_fields_are_absent() {
+    let tenant = || with(pattern(Subject::Header("x-tenant".into()), "blue"));
+    let subject = || with(pattern(Subject::Header("subject".into()), "lamps"));
+    let (rules, pools) = build(&table(vec![rule("tenant", tenant()), rule("subject", subject())]));
+    let hidden: [Box<[u8]>; 2] = [(*b"x-tenant").into(), (*b"subject").into()];
+    let decide = |hidden: &[Box<[u8]>], sent: &Sent| {
+        sent.facts(&pools, |facts| {
+            let facts = Facts { hidden, ..*facts };
+            decided(&rules, &pools, &facts, &mut Scratch::default())
+        })
+    };
+    let blue = Sent::default().header("X-TENANT", "blue");
+    let lamps = Sent::default().header("s", "lamps");
+    assert_eq!(decide(&[], &blue).as_deref(), Some("tenant"));
+    assert_eq!(decide(&[], &lamps).as_deref(), Some("subject"));
+    assert_eq!(decide(&hidden, &blue), None);
+    assert_eq!(decide(&hidden, &lamps), None, "by its compact form");
+}
+
 #[test]
 fn a_regex_fails_where_its_field_is_absent() {
     for subject in [

@@ -116,6 +116,7 @@ impl Sent {
             peer: self.peer,
             listener: self.listener,
             transport: self.transport,
+            hidden: &[],
         })
     }
 }
@@ -208,6 +209,7 @@ pub fn table(rules: Vec<RuleSpec>) -> TableSpec {
         ],
         rules,
         packages: Vec::new(),
+        listener_uses: Vec::new(),
     }
 }
 
