@@ -16,9 +16,9 @@ fn demo(arguments: &[&str]) -> Command {
     command
 }
 
-/// The number before these words in the summary.
+/// The number before the last of these words: those of the summary.
 fn number(output: &str, words: &str) -> u64 {
-    let at = output.find(words).unwrap_or_else(|| panic!("no {words:?} in\n{output}"));
+    let at = output.rfind(words).unwrap_or_else(|| panic!("no {words:?} in\n{output}"));
     let number = output[..at].trim_end().rsplit([' ', '\n']).next().unwrap_or_default();
     number.parse().unwrap_or_else(|_| panic!("no number before {words:?} in\n{output}"))
 }

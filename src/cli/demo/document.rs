@@ -31,10 +31,10 @@ impl State {
         State::new(["closed", "terminated", "no"][index(package)], 0)
     }
 
-    /// The state that follows, for a publisher.
-    pub fn word_after(package: &str, change: u64) -> &'static str {
+    /// What a publisher says in this round of its changes: one word, then the other.
+    pub fn word_of(package: &str, round: usize) -> &'static str {
         let words = [["open", "closed"], ["confirmed", "terminated"], ["yes", "no"]];
-        words[index(package)][(change % 2) as usize]
+        words[index(package)][round % 2]
     }
 
     /// Reads a body of this package; `None` where it is none.
@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn what_is_written_can_be_read() {
         for package in PACKAGES {
-            let state = State::new(State::word_after(package, 17), 17);
+            let state = State::new(State::word_of(package, 17), 17);
             assert_eq!(State::read(package, &state.write(package, "sip:1001@x", 3)), Some(state));
             assert_eq!(State::read(package, "nothing of the kind"), None);
         }

@@ -231,7 +231,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Changes one state after the other, refreshes each fifth time, and tries a stale entity-tag once.
+    /// Changes one state after the other, refreshes each seventh time, and tries a stale entity-tag once.
     async fn publisher(self) -> io::Result<()> {
         let publisher = Publisher::start(anywhere(), self.account("3000"), self.journal.clone()).await?;
         let mut publications = Vec::new();
@@ -249,12 +249,12 @@ impl Stage {
         while !self.sleep(PACE).await {
             let publication = &mut publications[turn % count];
             let change = turn as u64 + 1;
-            let refresh = change % 5 == 0 && publication.etag.is_some();
+            let refresh = change % 7 == 0 && publication.etag.is_some();
             if change == 2 * count as u64 - 3 {
                 self.journal.say("publisher", format_args!("forgets an entity-tag and makes one up"));
                 publication.etag = Some("made-up".to_owned());
             }
-            let state = State::new(State::word_after(&publication.package, change), change);
+            let state = State::new(State::word_of(&publication.package, turn / count), change);
             let (package, resource) = (publication.package.clone(), publication.resource.clone());
             let what = if refresh { "(refresh)" } else { &state.word };
             self.journal.say("publisher", format_args!("-> PUBLISH {package} of {resource}: {what}"));
@@ -368,7 +368,7 @@ fn missing(journal: &Journal, pbxs: &[Pbx], timed: u64, lasted: Duration) -> Vec
         (Count::BadEvents, 1, "489"),
         (Count::TooBrief, 1, "423"),
         (Count::Publications, 2, "a publication"),
-        (Count::PublishRefreshes, 5, "a refresh of a publication"),
+        (Count::PublishRefreshes, 7, "a refresh of a publication"),
         (Count::Timeouts, 7, "a subscription that times out"),
         (Count::Refreshes, 8, "a refresh of a subscription"),
         (Count::StaleTags, 9, "412"),
