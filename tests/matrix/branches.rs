@@ -157,6 +157,41 @@ fn the_retry_after_401_the_cancel_and_the_ack_follow_their_invite_through_a_swap
     assert!(scene.router.metrics().sum("tidings_pin_hits_total", &[]) >= 4.0);
 }
 
+/// SPEC 7.1: without a Route the ACK of a 2xx has another branch and another R-URI, the PBX's Contact. It is an ACK all the
+/// same, and looks for its INVITE's pin first.
+#[test]
+fn the_ack_of_a_2xx_without_a_route_follows_its_invite() {
+    let table = pool("many", 138, &[1, 2, 3, 4])
+        + &rule("to phones", "source = \"backends\"", "route = \"flow\"")
+        + &rule("in", "source = \"clients\"", "route = \"many\"\nrecord_route = false");
+    let scene = Scene::start(138, &table);
+    let (phone, pbxs) = (scene.phone(), [1, 2, 3, 4].map(|n| scene.pbx(n)));
+    for n in 0..8 {
+        let invite = Request::new("INVITE", &format!("sip:{n}@example.com"), &phone);
+        phone.send(scene.phones(), invite.text());
+        scene.settle();
+        let brief = std::time::Duration::from_millis(5);
+        let (pbx, got) = pbxs
+            .iter()
+            .find_map(|pbx| {
+                pbx.poll(brief).map(|(bytes, _)| (pbx, String::from_utf8_lossy(&bytes).into_owned()))
+            })
+            .expect("one of them has it");
+        let contact = format!("sip:pbx@{}", pbx.address);
+        pbx.answer(scene.pbxs(), &got, "200 OK", "t", &format!("Contact: <{contact}>\r\n"));
+        let taken = phone.expect("SIP/2.0 200");
+        let mut ack = invite
+            .to(&contact)
+            .with("CSeq", "1 ACK")
+            .with("To", text::header(&taken, "To"))
+            .with("Via", format!("SIP/2.0/UDP {};rport;branch=z9hG4bKack{n}", phone.address));
+        ack.method = "ACK".into();
+        phone.send(scene.phones(), ack.text());
+        pbx.expect("ACK ");
+        scene.quiet(&pbxs.each_ref());
+    }
+}
+
 /// SPEC 4.1, RFC 3581: the Via below ours says where the request came from.
 #[test]
 fn received_and_rport_are_written_for_those_below() {

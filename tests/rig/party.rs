@@ -1,6 +1,7 @@
 //! A SIP party of the test's own: a UDP socket that sends and takes raw bytes, each wait with a deadline.
 
 use std::{
+    io::ErrorKind,
     net::{SocketAddr, ToSocketAddrs, UdpSocket},
     time::{Duration, Instant},
 };
@@ -17,11 +18,20 @@ pub struct Party {
 }
 
 impl Party {
-    /// Binds `address`.
+    /// Binds `address`. A socket that was closed a moment ago may live on in a process that a test beside this one is
+    /// just starting, between its fork and its exec: then it is tried again.
     #[track_caller]
     pub fn bind(address: impl ToSocketAddrs + std::fmt::Debug) -> Party {
-        let socket =
-            UdpSocket::bind(&address).unwrap_or_else(|error| panic!("cannot bind {address:?}: {error}"));
+        let end = Instant::now() + Duration::from_secs(2);
+        let socket = loop {
+            match UdpSocket::bind(&address) {
+                Ok(socket) => break socket,
+                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => panic!("cannot bind {address:?}: {error}"),
+            }
+        };
         let address = socket.local_addr().expect("a bound socket has an address");
         Party { socket, address }
     }
