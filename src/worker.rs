@@ -52,9 +52,6 @@ pub trait Step: Send + 'static {
     type Table: Send + Sync + 'static;
 
     fn step(&mut self, now: Now, table: &Self::Table, input: Input<'_>, out: &mut Outbox);
-
-    /// For the gauge.
-    fn version(table: &Self::Table) -> u64;
 }
 
 impl Step for Core {
@@ -62,10 +59,6 @@ impl Step for Core {
 
     fn step(&mut self, now: Now, table: &Table, input: Input<'_>, out: &mut Outbox) {
         Core::step(self, now, table, input, out);
-    }
-
-    fn version(table: &Table) -> u64 {
-        table.version
     }
 }
 
@@ -220,7 +213,6 @@ impl<S: Step> Lane<S> {
         });
         let mut cache = Cache::new(launch.table);
         let table = cache.load().clone();
-        launch.stats.set(Gauge::TableVersion, S::version(&table));
         Lane {
             poll,
             shared,
@@ -297,7 +289,6 @@ impl<S: Step> Lane<S> {
         let swapped = !Arc::ptr_eq(self.cache.load(), &self.table);
         if swapped {
             self.table = self.cache.load().clone();
-            self.stats.set(Gauge::TableVersion, S::version(&self.table));
         }
         if swapped || self.now.mono_ms >= self.next_tick_ms {
             self.tick();
@@ -485,7 +476,7 @@ impl<S: Step> Lane<S> {
                 return n;
             };
             if entry.icmp && is_unreachable(entry.errno) {
-                let target = Target::Datagram { listener: port.listener, from: None, to: entry.to };
+                let target = Target::Datagram { listener: port.listener, from: entry.from, to: entry.to };
                 let sent = &self.returned[..entry.len];
                 let input = Input::Undeliverable { target, sent, why: Fault::Unreachable };
                 self.core.step(self.now, &self.table, input, &mut self.outbox);

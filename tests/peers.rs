@@ -162,7 +162,7 @@ fn packages_meet_at_their_own_kamailio_and_its_notifies_come_back() {
         f64::from(2 * 5 * PHONES)
     );
     let notified = metrics
-        .sum("tidings_messages_total", &[("direction", "sent"), ("kind", "request"), ("method", "NOTIFY")]);
+        .sum("tidings_messages_total", &[("direction", "out"), ("kind", "request"), ("method", "NOTIFY")]);
     assert!(notified >= f64::from(3 * 5 * PHONES), "{notified} NOTIFYs");
     assert_eq!(metrics.sum("tidings_answers_total", &[]), 1.0);
 }
@@ -246,10 +246,10 @@ fn asterisk_filters_accept_and_stop_publications_of_devices_and_mailboxes() {
     // Dropped means silence. This node sends by its own socket, so that nothing retransmits.
     wait_udp_free("127.61.2.13:5060".parse().expect("an address"));
     let node = Party::bind("127.61.2.13:5060");
-    for name in ["2000@default", "10000@default", "x1000@default"] {
+    for (id, name) in [("a", "2000@default"), ("b", "10000@default"), ("c", "x1000@default")] {
         node.send(
             "127.61.2.2:5060",
-            publication("asterisk-mwi", &mailbox(name, 0, 1), "127.61.2.11:5060", name),
+            publication("asterisk-mwi", &mailbox(name, 0, 1), "127.61.2.11:5060", id),
         );
     }
     node.expect_nothing(Duration::from_millis(500));
@@ -368,7 +368,9 @@ fn registered_phones_are_called_back_along_their_path() {
     let router = Router::start(&two_sides("61.6"), &table);
     let registrar = Registrar::start("127.61.6.11:5060", "127.61.6.2:5060", 100, Duration::from_secs(40));
     // -t un: a socket, so a flow, for each phone.
-    let phones = Scenario::ours("registering-phone").with(&["-s", "60", "-t", "un"]).calls(100, 50);
+    let phones = Scenario::ours("registering-phone")
+        .with(&["-s", "60", "-t", "un", "-max_socket", "1000"])
+        .calls(100, 50);
     let calls = phones.call("127.61.6.21:5060", "127.61.6.1:5060").finish();
     let outcome = registrar.finish();
     assert_eq!(calls.successful, 100, "{outcome:?}");
@@ -388,7 +390,9 @@ fn registered_phones_are_called_back_by_their_flow() {
     );
     let router = Router::start(&two_sides("61.7"), &table);
     let registrar = Registrar::start("127.61.7.11:5060", "127.61.7.2:5060", 100, Duration::from_secs(40));
-    let phones = Scenario::ours("registering-phone").with(&["-s", "70", "-t", "un"]).calls(100, 50);
+    let phones = Scenario::ours("registering-phone")
+        .with(&["-s", "70", "-t", "un", "-max_socket", "1000"])
+        .calls(100, 50);
     let calls = phones.call("127.61.7.21:5060", "127.61.7.1:5060").finish();
     let outcome = registrar.finish();
     assert_eq!(calls.successful, 100, "{outcome:?}");

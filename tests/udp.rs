@@ -4,6 +4,7 @@
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     os::fd::AsFd,
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -19,7 +20,7 @@ use tidings::{
 
 /// Does what the datagram says, so that a test writes its own script.
 ///
-/// `echo X`: X to the sender; `to ADDRESS X`: X to that address; `big N`: N bytes to the sender; `version`: the table's;
+/// `echo X`: X to the sender; `to ADDRESS X`: X to that address (`any`: from the source that the kernel picks); `big N`: N bytes to the sender; `version`: the table's;
 /// `panic`. What cannot be sent is told to `report`.
 struct Script {
     report: SocketAddr,
@@ -49,7 +50,8 @@ impl Step for Script {
                     "local" => push(out, back, arrival.local.to_string().as_bytes()),
                     "big" => push(out, back, &vec![b'b'; rest.parse().expect("a length")]),
                     "version" => push(out, back, table.to_string().as_bytes()),
-                    "to" => {
+                    "to" | "any" => {
+                        let from = if verb == "to" { from } else { None };
                         let (to, payload) = rest.split_once(' ').expect("an address and a text");
                         let to = to.parse().expect("an address");
                         push(
@@ -63,10 +65,6 @@ impl Step for Script {
                 }
             }
         }
-    }
-
-    fn version(table: &u64) -> u64 {
-        *table
     }
 }
 
@@ -87,13 +85,13 @@ struct Rig {
 }
 
 fn rig(listen: &str, client: &str, report: &str) -> Rig {
-    rig_after(listen, client, report, &[])
+    rig_with(listen, client, report, &[], 1 << 20)
 }
 
-/// The same, with datagrams that wait in the socket before the worker starts.
-fn rig_after(listen: &str, client: &str, report: &str, waiting: &[String]) -> Rig {
+/// The same, with datagrams that wait in the socket before the worker starts, and a send buffer of some bytes.
+fn rig_with(listen: &str, client: &str, report: &str, waiting: &[String], send_buffer: usize) -> Rig {
     let at: SocketAddr = listen.parse().expect("an address");
-    let socket = udp::bind(at, 1, 1 << 20, 1 << 20).expect("free").pop().expect("one");
+    let socket = udp::bind(at, 1, 1 << 20, send_buffer).expect("free").pop().expect("one");
     let (client, report) = (peer(client), peer(report));
     for text in waiting {
         client.send_to(text.as_bytes(), at).expect("sent");
@@ -243,7 +241,7 @@ fn a_batch_is_received_with_its_addresses_stamps_and_no_more_than_its_bytes() {
 fn more_than_a_turns_share_of_datagrams_is_read_without_a_new_edge() {
     // Eight batches at once, then silence: nothing but the ready flag brings the worker back to them.
     let waiting: Vec<String> = (0..8 * BATCH + 5).map(|i| format!("echo {i}")).collect();
-    let rig = rig_after("127.0.5.1:25074", "127.0.5.2:25074", "127.0.5.3:25074", &waiting);
+    let rig = rig_with("127.0.5.1:25074", "127.0.5.2:25074", "127.0.5.3:25074", &waiting, 1 << 20);
     for text in &waiting {
         assert_eq!(format!("echo {}", rig.hear()), *text);
     }
@@ -310,6 +308,30 @@ fn an_icmp_error_comes_back_on_an_ipv6_socket() {
 }
 
 #[test]
+fn an_icmp_error_on_a_wildcard_socket_names_the_address_that_was_used() {
+    let any = udp::bind("0.0.0.0:25087".parse().expect("an address"), 1, 1 << 16, 1 << 16).expect("free");
+    let six = udp::bind("[::]:25088".parse().expect("an address"), 1, 1 << 16, 1 << 16).expect("free");
+    let cases: [(&udp::Socket, &str, &str); 2] =
+        [(&any[0], "127.0.5.7", "127.0.5.8:25090"), (&six[0], "::1", "[::1]:25089")];
+    for (socket, from, to) in cases {
+        let (from, to): (IpAddr, SocketAddr) =
+            (from.parse().expect("an address"), to.parse().expect("an address"));
+        let datagram = Datagram { bytes: b"closed", to, from: Some(from) };
+        assert_eq!(Outbound::new().send(socket.as_fd(), [datagram].into_iter()).expect("sent"), 1);
+        let mut buffer = [0; 64];
+        let end = Instant::now() + Duration::from_secs(5);
+        let entry = loop {
+            match socket.take_error(&mut buffer).expect("readable") {
+                Some(entry) => break entry,
+                None => assert!(Instant::now() < end, "no ICMP error"),
+            }
+        };
+        assert_eq!((entry.to, entry.from, entry.errno), (to, Some(from), libc::ECONNREFUSED));
+        assert_eq!(&buffer[..entry.len], b"closed");
+    }
+}
+
+#[test]
 fn kernel_drops_are_counted() {
     let at: SocketAddr = "127.0.5.1:25082".parse().expect("an address");
     let socket = udp::bind(at, 1, 4096, 1 << 16).expect("free").pop().expect("one");
@@ -339,9 +361,6 @@ struct Sink;
 impl Step for Sink {
     type Table = u64;
     fn step(&mut self, _: Now, _: &u64, _: Input<'_>, _: &mut Outbox) {}
-    fn version(_: &u64) -> u64 {
-        0
-    }
 }
 
 #[test]
@@ -396,10 +415,68 @@ fn a_new_table_is_seen_with_the_next_message_and_when_idle() {
     rig.say("version");
     assert_eq!(rig.hear(), "2");
     eventually("the worker let the old table go", || Arc::strong_count(&old) == 1);
-    rig.table.store(Arc::new(3));
+    let idle = rig.table.swap(Arc::new(3));
     rig.worker.wake();
-    eventually("seen though idle", || rig.stats.gauge(Gauge::TableVersion) == 3);
+    eventually("a new one seen though idle", || Arc::strong_count(&idle) == 1);
     rig.worker.stop();
+}
+
+/// On loopback a send never waits. So this runs itself again in a network namespace with a wire whose other end does not
+/// answer ARP: what is sent there stays in the send buffer until the neighbour is known.
+#[test]
+fn a_full_send_buffer_holds_the_tail_and_the_reading_and_loses_nothing() {
+    const NAME: &str = "a_full_send_buffer_holds_the_tail_and_the_reading_and_loses_nothing";
+    if std::env::var_os("TIDINGS_TEST_NAMESPACE").is_none() {
+        let status = Command::new("unshare")
+            .args(["--map-root-user", "--net", "--"])
+            .arg(std::env::current_exe().expect("this test has a path"))
+            .args(["--exact", NAME, "--nocapture"])
+            .env("TIDINGS_TEST_NAMESPACE", "1")
+            .status()
+            .expect("unshare of util-linux");
+        assert!(status.success(), "the run in a network namespace failed (it needs ip of iproute2)");
+        return;
+    }
+    ip("link set lo up");
+    ip("link add here type veth peer name there");
+    ip("addr add 10.99.0.1/24 dev here");
+    for end in ["here", "there"] {
+        // Nothing of IPv6 may be counted among the frames.
+        ip(&format!("link set {end} addrgenmode none"));
+        ip(&format!("link set {end} up"));
+    }
+
+    let rig = rig_with("0.0.0.0:25091", "127.0.5.2:25092", "127.0.5.3:25092", &[], 4608);
+    let at: SocketAddr = "127.0.5.1:25091".parse().expect("an address");
+    let count = 40;
+    for i in 0..count {
+        let text = format!("any 10.99.0.2:25093 {i} {}", "x".repeat(900));
+        rig.client.send_to(text.as_bytes(), at).expect("sent");
+        rig.client.send_to(format!("echo {i}").as_bytes(), at).expect("sent");
+    }
+    eventually("the send buffer is full", || rig.stats.counter(Counter::SendBlocked) > 0);
+    let before = received_by("there");
+    ip("neigh replace 10.99.0.2 lladdr 02:00:00:00:00:02 dev here");
+    for i in 0..count {
+        assert_eq!(rig.hear(), i.to_string());
+    }
+    eventually("all datagrams are on the wire", || received_by("there") - before >= count);
+    assert_eq!(rig.stats.counter(Counter::SendErrors), 0);
+    rig.worker.stop();
+}
+
+fn ip(arguments: &str) {
+    let status = Command::new("ip").args(arguments.split(' ')).status().expect("ip of iproute2");
+    assert!(status.success(), "ip {arguments}");
+}
+
+/// Frames of the test's messages that an interface received, by their bytes: 902 with 42 of headers, or one more.
+fn received_by(interface: &str) -> u64 {
+    let text = std::fs::read_to_string("/proc/net/dev").expect("the kernel's counters");
+    let line =
+        text.lines().find_map(|line| line.trim().strip_prefix(interface)).expect("the interface is there");
+    let bytes = line.trim_start_matches(':').split_whitespace().next().expect("bytes come first");
+    bytes.parse::<u64>().expect("a number") / 944
 }
 
 #[test]

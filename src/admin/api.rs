@@ -67,10 +67,13 @@ pub async fn explain(
     let (listener, local) = (index as u8, listeners[index].address);
     let arrival = Arrival { listener, local, peer: question.source, flow: None };
     let table = router.tables().current().load_full();
-    let told =
-        forward::explain(router.setup(), router.shared(), &table, arrival, &message, net::now());
+    let told = forward::explain(router.setup(), router.shared(), &table, arrival, &message, net::now());
     let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or_default();
-    if accept.contains("application/json") { Json(told).into_response() } else { told.to_string().into_response() }
+    if accept.contains("application/json") {
+        Json(told).into_response()
+    } else {
+        told.to_string().into_response()
+    }
 }
 
 fn answer(outcome: Result<Loaded, Refusal>) -> Response {

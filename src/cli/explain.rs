@@ -54,7 +54,8 @@ pub fn run(args: &Args) -> Result<(), Fault> {
         settings.listen = vec![ListenSpec::udp("udp-5060", LISTENER, Side::Both)];
     }
     let file = args.table.as_deref().or(settings.table.as_deref());
-    let file = file.ok_or_else(|| Fault::new("no table: name one with --table, or a configuration with --config"))?;
+    let file =
+        file.ok_or_else(|| Fault::new("no table: name one with --table, or a configuration with --config"))?;
     let table = compile(&settings, file)?;
     let (listener, local) = listener(&settings, args.listener.as_deref())?;
     let bytes = on_the_wire(read(&args.message)?);
@@ -88,6 +89,10 @@ fn compile(settings: &Settings, file: &Path) -> Result<Table, Fault> {
         .map_err(|error| Fault::new(format_args!("cannot read the table {name}: {error}")))?;
     let refused = |diagnostics: Vec<_>| Fault::diagnostics(&name, &diagnostics);
     let (spec, _) = config::table::parse(&name, &text).map_err(refused)?;
+    let faults = config::table::check_listeners(&spec, &settings.listen);
+    if !faults.is_empty() {
+        return Err(refused(faults));
+    }
     let context = route::Context {
         listeners: &settings.listen,
         strip: &settings.trust.strip,

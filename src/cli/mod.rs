@@ -2,19 +2,19 @@
 //! is not 0; diagnostics of files stand before it, all at once.
 
 mod check;
-mod demo;
+pub mod demo;
 mod explain;
 mod reload;
 mod run;
 
-use std::{fmt, net::SocketAddr, path::{Path, PathBuf}, process::ExitCode};
+use std::{fmt, path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 
-use crate::config::{Diagnostic, Settings};
-
-/// Where the configuration stands where nobody says.
-const USUAL_CONFIG: &str = "/etc/tidings/tidings.toml";
+use crate::{
+    config::{Diagnostic, Settings},
+    control::Failure,
+};
 
 #[derive(Parser)]
 #[command(
@@ -57,16 +57,19 @@ pub struct Fault {
 const FAILED: u8 = 1;
 
 impl Fault {
+    /// The last line of `message` is the one that counts; before it may stand diagnostics.
     pub fn new(message: impl fmt::Display) -> Fault {
-        Fault { message: format!("tidings: {message}"), code: FAILED }
+        let text = message.to_string();
+        let message = match text.rsplit_once('\n') {
+            Some((before, last)) => format!("{before}\ntidings: {last}"),
+            None => format!("tidings: {text}"),
+        };
+        Fault { message, code: FAILED }
     }
 
-    /// Diagnostics, then one line that counts their errors.
+    /// A file with these faults.
     pub fn diagnostics(file: &str, diagnostics: &[Diagnostic]) -> Fault {
-        let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
-        let s = if errors == 1 { "" } else { "s" };
-        let list: String = diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n")).collect();
-        Fault { message: format!("{list}tidings: {file}: {errors} error{s}"), code: FAILED }
+        Fault::new(Failure::of(file, 0, diagnostics.to_vec()))
     }
 
     pub fn code(self, code: u8) -> Fault {

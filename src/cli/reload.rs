@@ -40,17 +40,19 @@ pub fn run(args: &Args) -> Result<(), Fault> {
     match status {
         200 => {
             let (version, rules) = (&body["version"], &body["rules"]);
-            println!("table {} is in force: version {version}, {rules} rules", body["source"].as_str().unwrap_or("?"));
+            println!(
+                "table {} is in force: version {version}, {rules} rules",
+                body["source"].as_str().unwrap_or("?")
+            );
             Ok(())
         }
-        401 => Err(Fault::new("the router wants its token: name its configuration with --config").code(UNREACHED)),
+        401 => {
+            Err(Fault::new("the router wants its token: name its configuration with --config")
+                .code(UNREACHED))
+        }
         _ => {
             let text = body["text"].as_str().unwrap_or("no reason given");
-            let (before, last) = text.rsplit_once('\n').map_or(("", text), |(before, last)| (before, last));
-            if !before.is_empty() {
-                eprintln!("{before}");
-            }
-            Err(Fault::new(format_args!("the table was not taken, the present one stays: {last}")))
+            Err(Fault::new(format_args!("{text}; the table was not taken, the present one stays")))
         }
     }
 }
@@ -97,7 +99,8 @@ mod tests {
     fn an_answer_is_taken_apart_and_rubbish_is_none() {
         let answer = b"HTTP/1.1 422 Unprocessable Entity\r\ncontent-type: application/json\r\n\r\n{}";
         assert_eq!(parse_answer(answer), Some((422, b"{}".to_vec())));
-        for rubbish in [&b""[..], b"SIP/2.0 200 OK\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\n"] {
+        for rubbish in [&b""[..], b"SIP/2.0 200 OK\r\n\r\n", b"HTTP/1.1 abc\r\n\r\n", b"HTTP/1.1 200 OK\r\n"]
+        {
             assert_eq!(parse_answer(rubbish), None, "{rubbish:?}");
         }
     }

@@ -6,12 +6,12 @@
 use std::{io::IsTerminal, net::SocketAddr, path::PathBuf};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tracing_subscriber::{EnvFilter, filter::Directive, fmt::MakeWriter};
+use tracing_subscriber::{EnvFilter, filter::Directive};
 
 use super::Fault;
 use crate::{
     admin,
-    config::{Settings, settings::Log},
+    config::settings::Log,
     control::{self, Running, TableSource},
 };
 
@@ -51,9 +51,9 @@ pub fn run(args: &Args) -> Result<(), Fault> {
 
 /// Logs go to stderr; TIDINGS_LOG, then RUST_LOG, then the settings say how much.
 fn start_logs(log: &Log) -> Result<(), Fault> {
-    let from_environment = ["TIDINGS_LOG", "RUST_LOG"]
-        .into_iter()
-        .find_map(|name| std::env::var(name).ok().filter(|level| !level.is_empty()).map(|level| (name, level)));
+    let from_environment = ["TIDINGS_LOG", "RUST_LOG"].into_iter().find_map(|name| {
+        std::env::var(name).ok().filter(|level| !level.is_empty()).map(|level| (name, level))
+    });
     let (name, level) = from_environment.unwrap_or(("level in [log]", log.level.clone()));
     // Whoever starts us waits for this line, at whatever level.
     let ready: Directive = "tidings::ready=info".parse().expect("a constant directive");

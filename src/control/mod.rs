@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 pub use self::tables::{Failure, Loaded, Refusal, Status, TableSource, Tables};
 use self::{state_dir::StateDir, tables::Ground};
 use crate::{
-    config::{Diagnostic, Settings},
+    config::Settings,
     forward::{Core, Setup, Shared},
     live::{Now, Registry},
     net::{self, udp},
@@ -44,22 +44,17 @@ pub enum StartError {
     KeyFile { path: PathBuf, error: io::Error },
     #[error("key file {} has mode {mode:04o}: others could read it; chmod 600 it", path.display())]
     KeyMode { path: PathBuf, mode: u32 },
-    #[error("{}", list(.0))]
-    Diagnostics(Vec<Diagnostic>),
+    /// A table or a key file with all its faults.
+    #[error("{0}")]
+    Refused(Failure),
     #[error("no random numbers from the system: {0}")]
     Random(String),
     #[error("listener \"{name}\": {error}")]
     Listen { name: String, error: io::Error },
-    #[error("{0}")]
-    Table(Failure),
     #[error("worker {index} cannot start: {error}")]
     Worker { index: usize, error: io::Error },
     #[error("control cannot start: {0}")]
     Runtime(io::Error),
-}
-
-fn list(diagnostics: &[Diagnostic]) -> String {
-    diagnostics.iter().map(Diagnostic::to_string).collect::<Vec<_>>().join("\n")
 }
 
 /// A router at work, as control and admin see it.
@@ -105,7 +100,7 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
         series: series.clone(),
         process: process.clone(),
     };
-    let tables = Arc::new(Tables::new(ground, source).map_err(StartError::Table)?);
+    let tables = Arc::new(Tables::new(ground, source).map_err(StartError::Refused)?);
     let setup = Arc::new(Setup::new(&settings, ring, boot, now));
     let shared = Arc::new(Shared::new(&settings));
     let stats: Vec<_> = (0..count).map(|_| Arc::new(CoreStats::with_bound(series.bound()))).collect();

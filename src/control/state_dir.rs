@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::StartError;
+use super::{StartError, tables::Failure};
 use crate::config::{Settings, settings::parse_ring};
 
 /// Mode of every file in it.
@@ -49,9 +49,11 @@ impl StateDir {
         let path = self.path.join("boot");
         let fault = |error| StartError::State { path: path.clone(), error };
         let last = match fs::read_to_string(&path) {
-            Ok(text) => Some(text.trim().parse::<u16>().map_err(|_| {
-                fault(io::Error::other("holds no boot number; remove it to begin anew"))
-            })?),
+            Ok(text) => Some(
+                text.trim()
+                    .parse::<u16>()
+                    .map_err(|_| fault(io::Error::other("holds no boot number; remove it to begin anew")))?,
+            ),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(fault(error)),
         };
@@ -73,8 +75,7 @@ impl StateDir {
         }
         let key: [u8; 16] = random()?;
         let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        replace(&path, format!("0 {hex}\n").as_bytes())
-            .map_err(|error| StartError::State { path, error })?;
+        replace(&path, format!("0 {hex}\n").as_bytes()).map_err(|error| StartError::State { path, error })?;
         Ok(vec![(0, key)])
     }
 }
@@ -89,7 +90,9 @@ pub fn read_keys(path: &Path) -> Result<Vec<(u8, [u8; 16])>, StartError> {
     }
     let mut text = String::new();
     io::Read::read_to_string(&mut file, &mut text).map_err(fault)?;
-    parse_ring(&path.to_string_lossy(), &text).map_err(StartError::Diagnostics)
+    let name = path.display().to_string();
+    parse_ring(&name, &text)
+        .map_err(|faults| StartError::Refused(Failure::of(&name, crate::net::now().unix_s, faults)))
 }
 
 /// Random bytes from the system.

@@ -25,12 +25,9 @@ use crate::{
     },
     live::Registry,
     net,
-    route::{self, Table, pool::Departed},
+    route::{self, Table},
     stats::{Process, ProcessCounter, ProcessGauge, SeriesRegistry},
 };
-
-/// How long a backend that left the table is still believed (SPEC 1.1), in seconds.
-const BELIEVED: u64 = 24 * 3600;
 
 /// Where the table comes from at start and at each reload.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,7 +80,18 @@ pub struct Failure {
     pub diagnostics: Vec<Diagnostic>,
 }
 
+impl Failure {
+    /// A file with these faults.
+    pub fn of(source: &str, unix_s: u64, diagnostics: Vec<Diagnostic>) -> Failure {
+        let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
+        let s = if errors == 1 { "" } else { "s" };
+        let message = format!("{source}: {errors} error{s}");
+        Failure { source: source.to_owned(), unix_s, message, diagnostics }
+    }
+}
+
 impl fmt::Display for Failure {
+    /// The faults, then the one line.
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         for diagnostic in &self.diagnostics {
             writeln!(out, "{diagnostic}")?;
@@ -120,7 +128,7 @@ pub struct Status {
     /// Where a rollback would lead.
     pub previous: Option<Loaded>,
     /// Of the last attempt; none where it succeeded.
-    pub last_error: Option<Arc<Failure>>,
+    pub last_error: Option<Failure>,
 }
 
 /// What compiling needs for the router's whole life.
@@ -147,7 +155,6 @@ struct State {
     present: (Loaded, Arc<TableSpec>),
     previous: Option<(Loaded, Arc<TableSpec>)>,
     last_error: Option<Arc<Failure>>,
-    departed: Departed,
     held: Vec<Arc<Table>>,
     /// Of the file as it was when it was last read, good or bad.
     stamp: Option<Stamp>,
@@ -182,7 +189,6 @@ struct Compiled {
     table: Arc<Table>,
     spec: Arc<TableSpec>,
     loaded: Loaded,
-    departed: Departed,
 }
 
 impl Tables {
@@ -193,7 +199,7 @@ impl Tables {
         let compiled = compile(&ground, &Job::Source(source.clone()), None, now)
             .inspect_err(|_| ground.series.abandon(now))?;
         ground.series.commit(now);
-        let Compiled { table, spec, loaded, departed } = compiled;
+        let Compiled { table, spec, loaded } = compiled;
         tell(&ground.process, &loaded);
         Ok(Tables {
             ground,
@@ -203,7 +209,6 @@ impl Tables {
                 present: (loaded, spec),
                 previous: None,
                 last_error: None,
-                departed,
                 held: vec![table],
                 stamp,
             }),
@@ -230,7 +235,7 @@ impl Tables {
         Status {
             present: state.present.0.clone(),
             previous: state.previous.as_ref().map(|(loaded, _)| loaded.clone()),
-            last_error: state.last_error.clone(),
+            last_error: state.last_error.as_deref().cloned(),
         }
     }
 
@@ -288,25 +293,21 @@ impl Tables {
             // Taken before the file is read: a change in between is seen as a change.
             self.state.lock().stamp = Some(stamp);
         }
-        let (spec, departed) = {
-            let state = self.state.lock();
-            (state.present.1.clone(), state.departed.clone())
-        };
-        let before = Before { table: self.current.load_full(), spec, departed };
-        let Compiled { table, spec, loaded, departed } = match compile(&self.ground, job, Some(before), now) {
+        let before = self.current.load_full();
+        let Compiled { table, spec, loaded } = match compile(&self.ground, job, Some(&before), now) {
             Ok(compiled) => compiled,
             Err(failure) => {
                 self.ground.series.abandon(now);
                 return Err(self.failed(failure));
             }
         };
+        drop(before);
         let mut state = self.state.lock();
         state.held.push(table.clone());
         self.current.store(table);
         self.ground.series.commit(now);
-        let before = std::mem::replace(&mut state.present, (loaded.clone(), spec));
-        state.previous = Some(before);
-        state.departed = departed;
+        let replaced = std::mem::replace(&mut state.present, (loaded.clone(), spec));
+        state.previous = Some(replaced);
         state.last_error = None;
         drop(state);
         tell(&self.ground.process, &loaded);
@@ -335,7 +336,8 @@ impl Tables {
     pub fn free(&self) {
         let idle: Vec<Arc<Table>> = {
             let mut state = self.state.lock();
-            let (held, idle) = std::mem::take(&mut state.held).into_iter().partition(|t| Arc::strong_count(t) > 1);
+            let (held, idle) =
+                std::mem::take(&mut state.held).into_iter().partition(|t| Arc::strong_count(t) > 1);
             state.held = held;
             idle
         };
@@ -349,13 +351,6 @@ impl Tables {
     }
 }
 
-/// The table in force while another is compiled.
-struct Before {
-    table: Arc<Table>,
-    spec: Arc<TableSpec>,
-    departed: Departed,
-}
-
 fn stamp_of(source: &TableSource) -> Option<Stamp> {
     match source {
         TableSource::File(path) => Stamp::of(path),
@@ -363,7 +358,7 @@ fn stamp_of(source: &TableSource) -> Option<Stamp> {
     }
 }
 
-fn compile(ground: &Ground, job: &Job, before: Option<Before>, now: u64) -> Result<Compiled, Failure> {
+fn compile(ground: &Ground, job: &Job, before: Option<&Table>, now: u64) -> Result<Compiled, Failure> {
     let (source, spec, warnings) = match job {
         Job::Spec { source, spec } => (source.clone(), spec.clone(), Vec::new()),
         Job::Source(source) => {
@@ -371,21 +366,26 @@ fn compile(ground: &Ground, job: &Job, before: Option<Before>, now: u64) -> Resu
             (source.name(), Arc::new(spec), warnings)
         }
     };
-    let departed = before.as_ref().map_or_else(Departed::new, |before| departed(before, &spec, now));
+    let listeners = &ground.settings.listen;
+    let faults = config::table::check_listeners(&spec, listeners);
+    if !faults.is_empty() {
+        return Err(Failure::of(&source, now, faults));
+    }
     let context = route::Context {
-        listeners: &ground.settings.listen,
+        listeners,
         strip: &ground.settings.trust.strip,
         registry: &ground.registry,
         unix_s: now,
         series: &ground.series,
-        departed: departed.clone(),
+        // Those of `previous` are carried on by the compiler.
+        departed: Vec::new(),
         source_for: &net::udp::source_for,
-        previous: before.as_ref().map(|before| &*before.table),
+        previous: before,
     };
     let (rules, pools) =
-        route::compile(&spec, &context).map_err(|diagnostics| refused(&source, now, diagnostics))?;
+        route::compile(&spec, &context).map_err(|diagnostics| Failure::of(&source, now, diagnostics))?;
     let loaded = Loaded {
-        version: before.as_ref().map_or(0, |before| before.table.version) + 1,
+        version: before.map_or(0, |before| before.version) + 1,
         source,
         loaded_unix_s: now,
         rules: spec.rules.len(),
@@ -394,7 +394,7 @@ fn compile(ground: &Ground, job: &Job, before: Option<Before>, now: u64) -> Resu
         warnings,
     };
     let table = Arc::new(Table { rules, pools, version: loaded.version });
-    Ok(Compiled { table, spec, loaded, departed })
+    Ok(Compiled { table, spec, loaded })
 }
 
 fn read(source: &TableSource, now: u64) -> Result<(TableSpec, Vec<Diagnostic>), Failure> {
@@ -413,38 +413,7 @@ fn read(source: &TableSource, now: u64) -> Result<(TableSpec, Vec<Diagnostic>), 
             &from_file
         }
     };
-    config::table::parse(&name, text).map_err(|diagnostics| refused(&name, now, diagnostics))
-}
-
-fn refused(source: &str, now: u64, diagnostics: Vec<Diagnostic>) -> Failure {
-    let errors = diagnostics.iter().filter(|diagnostic| diagnostic.is_error()).count();
-    let s = if errors == 1 { "" } else { "s" };
-    let message = format!("{source}: {errors} error{s}");
-    Failure { source: source.to_owned(), unix_s: now, message, diagnostics }
-}
-
-/// Who is still believed when `next` comes into force: those that left before, and those that leave now.
-fn departed(before: &Before, next: &TableSpec, now: u64) -> Departed {
-    let mut departed = before.departed.clone();
-    for pool in &before.spec.pools {
-        for backend in &pool.backends {
-            let port = (!pool.any_port).then(|| backend.addr.port());
-            departed.push((backend.addr.ip(), port, backend.transport, now + BELIEVED));
-        }
-    }
-    let stays = |&(ip, port, transport, _): &(std::net::IpAddr, Option<u16>, _, u64)| {
-        next.pools.iter().any(|pool| {
-            pool.backends.iter().any(|backend| {
-                let same_port = pool.any_port || port == Some(backend.addr.port());
-                backend.addr.ip() == ip && backend.transport == transport && same_port
-            })
-        })
-    };
-    departed.retain(|left| left.3 > now && !stays(left));
-    // One entry each, with the latest end.
-    departed.sort_by_key(|&(ip, port, transport, until)| (ip, port, transport as u8, std::cmp::Reverse(until)));
-    departed.dedup_by_key(|&mut (ip, port, transport, _)| (ip, port, transport));
-    departed
+    config::table::parse(&name, text).map_err(|diagnostics| Failure::of(&name, now, diagnostics))
 }
 
 fn tell(process: &Process, loaded: &Loaded) {

@@ -89,7 +89,7 @@ impl Hops<'_> {
         let flow = self.shared.moved.find(flow, tag(), self.now).unwrap_or(flow);
         let Flow::Datagram { listener, .. } = flow else { return Err(self.setup.start.mono_ms) };
         let listener = self.setup.by_id(listener).ok_or(self.setup.start.mono_ms)?;
-        match self.shared.unreachable.since(&flow) {
+        match self.shared.unreachable.since(&flow.without_local()) {
             Some(since) => Err(since),
             None => Ok(Hop::Client { flow, listener }),
         }

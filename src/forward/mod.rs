@@ -107,6 +107,11 @@ impl Core {
     ) {
         let Core { index, setup, shared, proxy } = self;
         let turn = Turn { now, setup, shared, table, arrival };
+        if !R::ON && !shared.unreachable.is_empty() {
+            // Whatever it is that a flow says, keep-alives too: it is alive again (SPEC 3.5).
+            let flow = setup.listener(arrival.listener).flow(arrival.local, arrival.peer);
+            shared.unreachable.clear(&flow.without_local());
+        }
         match index.scan(bytes, &setup.limits) {
             Ok(view) => match view.start() {
                 Start::Request { .. } => proxy.request(&turn, &view, out, rec),
@@ -135,10 +140,10 @@ impl Core {
         out: &mut Outbox,
     ) {
         let Core { index, setup, shared, proxy } = self;
-        let Target::Datagram { listener, from, to } = target;
+        let Target::Datagram { listener, to, .. } = target;
         let out_by = setup.listener(listener);
         if why == Fault::Unreachable && table.pools.peer(out_by.transport, to, now.unix_s).is_none() {
-            let flow = Flow::Datagram { listener: out_by.id, local: from, peer: to };
+            let flow = Flow::Datagram { listener: out_by.id, local: None, peer: to };
             proxy.stats.add(Counter::UnreachableDropped, u64::from(shared.unreachable.put(flow, now)));
         }
         let arrival = Arrival { listener, local: out_by.address, peer: to, flow: None };

@@ -127,14 +127,9 @@ impl Proxy {
         rec: &mut R,
     ) -> Result<(), Refused> {
         let setup = turn.setup;
-        if source == Source::Client {
-            if setup.listener(turn.arrival.listener).side == crate::config::Side::Backends {
-                return Err(Reason::Side.into());
-            }
-            if !R::ON && !turn.shared.unreachable.is_empty() {
-                let listener = setup.listener(turn.arrival.listener);
-                turn.shared.unreachable.clear(&listener.flow(turn.arrival.local, turn.arrival.peer));
-            }
+        let side = setup.listener(turn.arrival.listener).side;
+        if source == Source::Client && side == crate::config::Side::Backends {
+            return Err(Reason::Side.into());
         }
         let essentials = inspect(view)?;
         let uri = request_uri(view)?;
@@ -143,14 +138,10 @@ impl Proxy {
         }
         let package = event(view, method)?;
         let local = turn.arrival.local;
-        let to_us = || uri.is_sip() && uri.user.is_none() && setup.names.is_us(uri.host.host, uri.host.port, local);
+        let to_us =
+            || uri.is_sip() && uri.user.is_none() && setup.names.is_us(uri.host.host, uri.host.port, local);
         let routes = Routes::read(view, &essentials, method, uri, setup, local, source.is_backend())?;
-        if method == Method::Options
-            && to_us()
-            && uri.user.is_none()
-            && !routes.repaired
-            && routes.next.is_none()
-        {
+        if method == Method::Options && !routes.repaired && routes.next.is_none() && to_us() {
             self.options(turn, view, out, rec);
             return Ok(());
         }

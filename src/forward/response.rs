@@ -51,7 +51,7 @@ impl Proxy {
         let setup = turn.setup;
         let arrived = setup.listener(turn.arrival.listener);
         let essentials = inspect(view)?;
-        let method = cseq_method(view);
+        let method = essentials.method;
         self.stats.received(Kind::Response(method), arrived.transport);
         let token = self.verified(&essentials, setup)?;
         let from = source(turn);
@@ -244,9 +244,4 @@ fn header_seconds(view: &View<'_>) -> Option<u32> {
 
 fn number(text: &[u8]) -> Option<u32> {
     std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-fn cseq_method(view: &View<'_>) -> Method {
-    let value = view.value(HeaderId::CSeq).unwrap_or_default();
-    Method::of(value.rsplit(|b| b.is_ascii_whitespace()).next().unwrap_or_default())
 }

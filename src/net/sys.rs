@@ -244,6 +244,8 @@ impl Outbound {
 pub struct Returned {
     /// Where the datagram was going.
     pub to: SocketAddr,
+    /// The address that it was sent from: on sockets with packet information only.
+    pub from: Option<IpAddr>,
     pub errno: i32,
     /// False where this machine itself made the error (a send has reported it already).
     pub icmp: bool,
@@ -270,15 +272,24 @@ pub fn take_error(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<Optio
         let error = io::Error::last_os_error();
         return if error.kind() == io::ErrorKind::WouldBlock { Ok(None) } else { Err(error) };
     };
-    let mut returned = None;
-    each_control(&header, |level, kind, data| {
-        if matches!((level, kind), (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR)) {
+    let (mut returned, mut from) = (None, None);
+    each_control(&header, |level, kind, data| match (level, kind) {
+        (libc::SOL_IP, libc::IP_RECVERR) | (libc::SOL_IPV6, libc::IPV6_RECVERR) => {
             returned = read::<libc::sock_extended_err>(data);
         }
+        // The destination of the ICMP message; ipi_spec_dst means nothing here.
+        (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+            from = read::<libc::in_pktinfo>(data).map(|i| IpAddr::V4(v4(i.ipi_addr)));
+        }
+        (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+            from = read::<libc::in6_pktinfo>(data).map(|i| IpAddr::V6(v6(i.ipi6_addr)));
+        }
+        _ => {}
     });
     let unknown = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
     Ok(Some(Returned {
         to: if header.msg_namelen == 0 { unknown } else { address(&name).unwrap_or(unknown) },
+        from,
         errno: returned.map_or(0, |e| e.ee_errno as i32),
         icmp: returned
             .is_some_and(|e| matches!(e.ee_origin, libc::SO_EE_ORIGIN_ICMP | libc::SO_EE_ORIGIN_ICMP6)),

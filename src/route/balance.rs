@@ -201,7 +201,8 @@ mod tests {
 
     #[test]
     fn loss_is_the_logarithm() {
-        for draw in [1, 2, 3, 1000, 1 << 31, 1 << 32, 1 << 62, 1 << 63, u64::MAX / 3, u64::MAX - 1, u64::MAX] {
+        for draw in [1, 2, 3, 1000, 1 << 31, 1 << 32, 1 << 62, 1 << 63, u64::MAX / 3, u64::MAX - 1, u64::MAX]
+        {
             let exact = 64.0 - (draw as f64).log2();
             let told = loss(draw) as f64 / (1u64 << 32) as f64;
             assert!((exact - told).abs() < 4e-6, "{draw}: {exact} {told}");

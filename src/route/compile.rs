@@ -53,10 +53,7 @@ pub struct Context<'a> {
 const DAY: u64 = 86_400;
 
 /// Compiles. Errors: a pool with no listener for its transport, patterns too large, …
-pub fn compile(
-    spec: &TableSpec,
-    context: &Context<'_>,
-) -> Result<(Arc<Rules>, Arc<Pools>), Vec<Diagnostic>> {
+pub fn compile(spec: &TableSpec, context: &Context<'_>) -> Result<(Arc<Rules>, Arc<Pools>), Vec<Diagnostic>> {
     let mut work = Work { spec, context, faults: Vec::new(), pools: HashMap::default() };
     let pools = work.pools();
     let rules = work.rules();
@@ -168,8 +165,9 @@ impl<'a> Work<'a> {
     /// The listener by which requests to this backend leave (SPEC 4.6).
     fn listener(&mut self, pool: &PoolSpec, backend: &BackendSpec) -> Option<u8> {
         let listeners = self.context.listeners;
-        let fits =
-            |l: &ListenSpec| l.transport == backend.transport && l.address.is_ipv4() == backend.addr.is_ipv4();
+        let fits = |l: &ListenSpec| {
+            l.transport == backend.transport && l.address.is_ipv4() == backend.addr.is_ipv4()
+        };
         let first = |side: Side| listeners.iter().position(|l| fits(l) && l.side == side);
         let family = if backend.addr.is_ipv4() { "IPv4" } else { "IPv6" };
         let wanted = format!("{} over {family}", backend.transport.label());
@@ -210,7 +208,8 @@ impl<'a> Work<'a> {
         let Compiling { mut matcher, compiled, .. } = conditions;
         let previous = self.context.previous.map(|table| &table.rules.index);
         // Without a rule for each condition the index would name the wrong ones; such a table is refused anyway.
-        let index = if self.faults.is_empty() { reach::build(&mut matcher, previous) } else { Index::default() };
+        let index =
+            if self.faults.is_empty() { reach::build(&mut matcher, previous) } else { Index::default() };
         let (allow_events, packages) = self.packages();
         Rules { strip: self.strip(), allow_events, rules, matcher, index, compiled, packages }
     }
@@ -241,11 +240,9 @@ impl<'a> Work<'a> {
             ActionSpec::Route(pool) => Action::Route(self.pool_named(pool, spec)?),
             ActionSpec::Flow => Action::Flow,
             ActionSpec::RequestUri => Action::RequestUri,
-            ActionSpec::Reply { code, reason, headers } => Action::Reply {
-                code: *code,
-                reason: reason.as_str().into(),
-                headers: lines(headers),
-            },
+            ActionSpec::Reply { code, reason, headers } => {
+                Action::Reply { code: *code, reason: reason.as_str().into(), headers: lines(headers) }
+            }
             ActionSpec::RedirectUri(uri) => Action::RedirectUri(uri.as_str().into()),
             ActionSpec::RedirectPool(pool) => Action::RedirectPool(self.pool_named(pool, spec)?),
             ActionSpec::Drop => Action::Drop,
@@ -383,7 +380,9 @@ fn number(numbers: &mut HashMap<Box<[u8]>, u32>, name: &[u8]) -> u32 {
 /// Lower case, compact forms resolved.
 fn canonical_name(name: &str) -> Box<[u8]> {
     match name.as_bytes() {
-        [letter] => name::long_form(*letter).map_or_else(|| name.to_ascii_lowercase().into_bytes().into(), Into::into),
+        [letter] => {
+            name::long_form(*letter).map_or_else(|| name.to_ascii_lowercase().into_bytes().into(), Into::into)
+        }
         _ => name.to_ascii_lowercase().into_bytes().into(),
     }
 }

@@ -46,19 +46,18 @@ pub(super) fn engine_id() -> u64 {
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-/// Parses over bytes where the pattern allows it, else as Unicode.
+/// Parses over bytes where the pattern allows it, else as Unicode: what is not ASCII has cases that bytes know nothing of.
 pub(super) fn parse(text: &str) -> Result<Hir, String> {
     let over = |unicode: bool| {
         regex_syntax::ParserBuilder::new().utf8(false).unicode(unicode).nest_limit(100).build().parse(text)
     };
-    over(false).or_else(|_| over(true)).map_err(|e| last_line(&e.to_string()))
+    if text.is_ascii() { over(false).or_else(|_| over(true)) } else { over(true) }
+        .map_err(|e| last_line(&e.to_string()))
 }
 
 pub(super) fn nfa(hirs: &[&Hir], limit: usize) -> Result<NFA, String> {
-    let config = thompson::Config::new()
-        .utf8(false)
-        .which_captures(WhichCaptures::None)
-        .nfa_size_limit(Some(limit));
+    let config =
+        thompson::Config::new().utf8(false).which_captures(WhichCaptures::None).nfa_size_limit(Some(limit));
     thompson::Compiler::new().configure(config).build_many_from_hir(hirs).map_err(|e| e.to_string())
 }
 

@@ -160,12 +160,7 @@ impl Pools {
 
     /// The backend that a URI's host (a name as written in the table, or an IP literal) and port mean; where the port is
     /// absent or no backend's, the first with that host. `pool_of`: only backends that share a pool with this one.
-    pub fn by_host(
-        &self,
-        host: &[u8],
-        port: Option<u16>,
-        pool_of: Option<BackendRef>,
-    ) -> Option<BackendRef> {
+    pub fn by_host(&self, host: &[u8], port: Option<u16>, pool_of: Option<BackendRef>) -> Option<BackendRef> {
         let found = match ip_literal(host) {
             Some(ip) => self.book.ips.get(&ip)?,
             None => {

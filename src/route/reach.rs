@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use aho_corasick::{MatchKind, nfa::contiguous};
 use ahash::HashMap;
+use aho_corasick::{MatchKind, nfa::contiguous};
 
 use super::{
     index::{END, Engine, Index, List, NO_LIST, Nets, Search, Set, net_key},
@@ -200,7 +200,8 @@ impl Draft {
             Engine::Patterns(set) if set.texts == texts => Some(set.clone()),
             _ => None,
         });
-        let built = || Set::new(pattern::nfa(&hirs.iter().collect::<Vec<_>>(), SET_NFA).ok()?, texts).map(Arc::new);
+        let built =
+            || Set::new(pattern::nfa(&hirs.iter().collect::<Vec<_>>(), SET_NFA).ok()?, texts).map(Arc::new);
         let Some(set) = known.or_else(built) else { return };
         let lists: Vec<List> = patterns.iter().map(|_| self.list()).collect();
         let place = self.searches.len();

@@ -39,6 +39,16 @@ pub enum Flow {
     },
 }
 
+impl Flow {
+    /// The same flow whichever address of ours it speaks to: how an ICMP error names it, and where its responses may go.
+    pub fn without_local(self) -> Flow {
+        match self {
+            Flow::Datagram { listener, peer, .. } => Flow::Datagram { listener, local: None, peer },
+            Flow::Stream { .. } => self,
+        }
+    }
+}
+
 /// One side of a dialog.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
@@ -292,11 +302,7 @@ pub fn tag_hash(tag: &[u8]) -> u32 {
 /// A 32-bit hash of where a response to a client-bound request must come from: listener and remote address, or connection.
 pub fn flow_hash(flow: &Flow) -> u32 {
     let mut w = Writer { bytes: [0; MAX], len: 0 };
-    match *flow {
-        // Without `local`: a phone may answer to any address of ours that it knows.
-        Flow::Datagram { listener, peer, .. } => w.flow(&Flow::Datagram { listener, local: None, peer }, 0),
-        Flow::Stream { .. } => w.flow(flow, 0),
-    }
+    w.flow(&flow.without_local(), 0);
     xxhash_rust::xxh3::xxh3_64_with_seed(&w.bytes[..w.len], 0x7469_6469_6e67_7302) as u32
 }
 

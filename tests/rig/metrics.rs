@@ -17,12 +17,13 @@ impl Metrics {
     pub fn find(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
         let mut values = self.matching(name, labels).peekable();
         values.peek()?;
-        Some(values.sum())
+        Some(values.fold(0.0, |sum, value| sum + value))
     }
 
     /// As `find`, 0 where there is no such series yet.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        self.matching(name, labels).sum()
+        // The sum of no floats is -0.0.
+        self.matching(name, labels).fold(0.0, |sum, value| sum + value)
     }
 
     fn matching<'a>(&'a self, name: &'a str, labels: &'a [(&str, &str)]) -> impl Iterator<Item = f64> + 'a {

@@ -10,12 +10,18 @@
 
 pub mod http;
 pub mod kamailio;
+pub mod load;
+pub mod message;
 pub mod metrics;
 pub mod party;
 pub mod process;
 pub mod registrar;
 pub mod router;
+<<<<<<< HEAD
+pub mod scene;
+=======
 pub mod sipp;
+>>>>>>> main
 pub mod text;
 
 #[allow(unused_imports)]

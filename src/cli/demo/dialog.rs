@@ -145,7 +145,10 @@ mod tests {
         let mut subscriber = Dialog::asking(&subscribe, &ok).expect("complete");
         assert!(subscriber.owns(&notify) && subscriber.take(&notify) && !subscriber.take(&notify));
         let (to, refresh) = subscriber.request("SUBSCRIBE").expect("an address");
-        assert_eq!((to.port(), refresh.uri(), refresh.cseq()), (1, "sip:127.0.0.11:5060", Some((8, "SUBSCRIBE"))));
+        assert_eq!(
+            (to.port(), refresh.uri(), refresh.cseq()),
+            (1, "sip:127.0.0.11:5060", Some((8, "SUBSCRIBE")))
+        );
         assert!(notifier.owns(&refresh) && notifier.take(&refresh));
     }
 

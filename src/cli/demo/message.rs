@@ -33,13 +33,13 @@ impl Message {
         let line = Line::Response { code, phrase: phrase.to_owned() };
         let mut reply = Message { line, fields: Vec::new(), body: String::new() };
         for (name, value) in &self.fields {
-            match name.as_str() {
-                "Via" | "From" | "Call-ID" | "CSeq" => reply = reply.with(name, value),
-                "Record-Route" if (101..300).contains(&code) => reply = reply.with(name, value),
-                "To" if code > 100 && param(value, "tag").is_none() => {
+            match name.to_ascii_lowercase().as_str() {
+                "via" | "from" | "call-id" | "cseq" => reply = reply.with(name, value),
+                "record-route" if (101..300).contains(&code) => reply = reply.with(name, value),
+                "to" if code > 100 && param(value, "tag").is_none() => {
                     reply = reply.with(name, &format!("{value};tag={tag}"));
                 }
-                "To" => reply = reply.with(name, value),
+                "to" => reply = reply.with(name, value),
                 _ => {}
             }
         }
@@ -86,9 +86,9 @@ impl Message {
             Start::Response { code, phrase } => Line::Response { code, phrase: text(view.of(phrase)) },
         };
         let fields = view.fields().iter().map(|field| {
-            let name = match field.id {
-                HeaderId::Other => text(view.of(field.name)),
-                id => id.canonical().to_owned(),
+            let name = match view.of(field.name) {
+                [_] if field.id != HeaderId::Other => field.id.canonical().to_owned(),
+                name => text(name),
             };
             (name, text(view.of(field.value)).replace("\r\n", ""))
         });
@@ -100,7 +100,7 @@ impl Message {
             Line::Request { method, uri } => format!("{method} {uri} SIP/2.0\r\n"),
             Line::Response { code, phrase } => format!("SIP/2.0 {code} {phrase}\r\n"),
         };
-        for (name, value) in self.fields.iter().filter(|(name, _)| name != "Content-Length") {
+        for (name, value) in self.fields.iter().filter(|(name, _)| !name.eq_ignore_ascii_case("Content-Length")) {
             out.push_str(&format!("{name}: {value}\r\n"));
         }
         out.push_str(&format!("Content-Length: {}\r\n\r\n{}", self.body.len(), self.body));
@@ -221,7 +221,9 @@ pub fn address_of(uri: &str) -> Option<SocketAddr> {
     let rest = uri.split_once(':').map_or(uri, |(_, rest)| rest);
     let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     let host = rest.split([';', '?']).next().unwrap_or(rest);
-    host.parse().ok().or_else(|| host.trim_matches(['[', ']']).parse().ok().map(|ip| SocketAddr::new(ip, 5060)))
+    host.parse()
+        .ok()
+        .or_else(|| host.trim_matches(['[', ']']).parse().ok().map(|ip| SocketAddr::new(ip, 5060)))
 }
 
 /// A token that nobody else has: tags, branches, Call-IDs, entity-tags.

@@ -331,7 +331,10 @@ impl Exchange {
             self.counts.timeouts.fetch_add(1, Ordering::Relaxed);
             self.journal.say(
                 &self.name,
-                format_args!("subscription to {} of {} timed out", subscription.package, subscription.resource),
+                format_args!(
+                    "subscription to {} of {} timed out",
+                    subscription.package, subscription.resource
+                ),
             );
         }
         if !std::mem::take(&mut subscription.owed) {

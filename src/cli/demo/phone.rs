@@ -325,7 +325,10 @@ impl Set {
                 "ACK" => continue,
                 "NOTIFY" => self.notified(&incoming.message, incoming.peer),
                 "OPTIONS" => incoming.message.reply(200, "OK", &unique()),
-                _ => incoming.message.reply(405, "Method Not Allowed", &unique()).with("Allow", "NOTIFY, OPTIONS"),
+                _ => incoming
+                    .message
+                    .reply(405, "Method Not Allowed", &unique())
+                    .with("Allow", "NOTIFY, OPTIONS"),
             };
             self.endpoint.respond(&incoming, &answer).await;
             self.rang.notify_waiters();
@@ -358,6 +361,9 @@ impl Set {
             self.journal.fail(&self.who(), format_args!("<- NOTIFY that cannot be read"));
             return request.reply(400, "Bad Event Or Body", &tag);
         };
+        if peer != self.account.proxy {
+            self.journal.fail(&self.who(), format_args!("<- NOTIFY from {peer}, not by the proxy"));
+        }
         self.journal.count(Count::Notifies);
         let Notification { state, status, reason, notifier, .. } = &notification;
         let over = match (status.as_str(), reason) {

@@ -1,10 +1,30 @@
 //! The routing table as written, valid: pools, rules, packages (SPEC 5.1-5.4). `route` compiles it.
+//!
+//! `parse` collects every fault of the file, each with its place: `pool` and `backend` read the pools, `rule` the rules
+//! with their `action` and `matches`, `pattern` the regexes, `lint` looks at a sound table for what makes no sense.
+//! `check_listeners` needs the settings too and comes after.
+
+mod action;
+mod backend;
+mod lint;
+mod listeners;
+mod matches;
+mod pattern;
+mod pool;
+mod read;
+mod rule;
+mod template;
 
 use std::net::SocketAddr;
 
 use ipnet::IpNet;
 
+use super::document::Place;
 use crate::wire::{Method, Transport};
+
+pub use listeners::check_listeners;
+pub use pattern::hir;
+pub use read::parse;
 
 /// A valid table. Order of rules is the order of the file.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +35,23 @@ pub struct TableSpec {
     pub rules: Vec<RuleSpec>,
     /// `[packages]`: names for Allow-Events.
     pub packages: Vec<String>,
+    /// Every mention of a listener, for `check_listeners`.
+    pub listener_uses: Vec<ListenerUse>,
+}
+
+/// A listener that a pool or a rule names, and where.
+#[derive(Clone, Debug)]
+pub struct ListenerUse {
+    pub listener: String,
+    pub by: ListenerUser,
+    pub place: Place,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenerUser {
+    /// Index into `TableSpec::pools`.
+    Pool(usize),
+    Rule(String),
 }
 
 /// Balance of a pool (SPEC 5.3). Hash balances only, so far.
@@ -63,7 +100,7 @@ pub struct BackendSpec {
     pub name: String,
     /// As written.
     pub uri: String,
-    /// The host of the URI as written, lower case, without brackets, and its port where it has one.
+    /// The host of the URI as written, lower case, without brackets or port.
     pub host: String,
     pub addr: SocketAddr,
     pub transport: Transport,
@@ -145,7 +182,7 @@ pub enum Subject {
     BodyRaw,
 }
 
-/// A regex in the syntax of regex-syntax (POSIX filters are translated before).
+/// A regex over bytes, as `hir` reads it (POSIX filters are translated before).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PatternSpec {
     pub subject: Subject,
@@ -164,8 +201,16 @@ pub enum ActionSpec {
     Route(String),
     Flow,
     RequestUri,
-    Reply { code: u16, reason: String, headers: Vec<(String, String)> },
+    /// `reason` is the code's own phrase where the user gave none.
+    Reply {
+        code: u16,
+        reason: String,
+        headers: Vec<(String, String)>,
+    },
     RedirectUri(String),
     RedirectPool(String),
     Drop,
 }
+
+#[cfg(test)]
+mod tests;

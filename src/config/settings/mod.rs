@@ -1,0 +1,247 @@
+//! tidings.toml: listeners, limits, trust, tokens, admin (SPEC 12, Appendix A). Every setting has a default.
+//!
+//! `read` walks the file and collects every fault, `units` knows durations, sizes and addresses, `keys` the ring of token
+//! keys. What comes out is valid: nobody behind this room checks it again.
+
+mod keys;
+mod read;
+mod units;
+mod warn;
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use ipnet::IpNet;
+
+use super::document::Place;
+use crate::wire::{Limits as WireLimits, Transport};
+
+pub(super) use read::network;
+pub(super) use units::host_port;
+
+pub use keys::parse_ring;
+pub use warn::warnings;
+
+/// The table that serves where no file is named: no pool, no rule.
+pub const DEFAULT_TABLE: &str = include_str!("../../../routing/default.toml");
+/// Its name in diagnostics.
+pub const DEFAULT_TABLE_NAME: &str = "routing/default.toml";
+
+/// Which side a listener serves (SPEC 1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Deserialize, serde::Serialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Side {
+    Clients,
+    Backends,
+    #[default]
+    Both,
+}
+
+/// One `[[listen]]`.
+#[derive(Clone, Debug)]
+pub struct ListenSpec {
+    pub name: String,
+    pub transport: Transport,
+    pub address: SocketAddr,
+    pub side: Side,
+    /// Host (no brackets) and port that Via, Record-Route and Path name toward clients.
+    pub advertise: Option<(String, u16)>,
+    /// xxh3 of the name, folded to 16 bits: how tokens name the listener (two listeners with one id are refused).
+    pub id: u16,
+}
+
+/// The whole of tidings.toml, valid.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Absolute, or relative to the working directory. `None`: the embedded default table.
+    pub table: Option<PathBuf>,
+    pub state_dir: Option<PathBuf>,
+    pub aliases: Vec<String>,
+    pub workers: Workers,
+    pub listen: Vec<ListenSpec>,
+    pub trust: Trust,
+    pub tokens: Tokens,
+    pub limits: Limits,
+    pub timers: Timers,
+    pub udp: Udp,
+    pub admin: Admin,
+    pub log: Log,
+    pub origin: Origin,
+}
+
+/// Where the settings come from, for later complaints about them.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// Empty where there is no file.
+    pub file: String,
+    /// The place of each listener, in the order of `Settings::listen`.
+    pub listen: Vec<Place>,
+}
+
+/// `[workers]`
+#[derive(Clone, Debug)]
+pub struct Workers {
+    /// Default: one per core.
+    pub count: usize,
+    /// Each worker stays on its own core. Default: no, since two routers on one machine would share the first cores.
+    pub pin: bool,
+}
+
+/// `[trust]`
+#[derive(Clone, Debug, Default)]
+pub struct Trust {
+    pub prefixes: Vec<IpNet>,
+    /// Header names, as written, removed from every request that is not from a backend (SPEC 1.2).
+    pub strip: Vec<String>,
+}
+
+/// `[tokens]`: `router_id` (0-255, default 0), `keys = [{ id = 3, key = "32 hex digits" }]` (the first signs), or
+/// `key_file` (mode 0600, lines of `id hex`, the first signs).
+#[derive(Clone, Debug, Default)]
+pub struct Tokens {
+    pub router_id: u8,
+    pub keys: Vec<(u8, [u8; 16])>,
+    pub key_file: Option<PathBuf>,
+}
+
+/// `[limits]`: each has a gauge and a counter.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub wire: WireLimits,
+    /// Pins per core (32 bytes each).
+    pub pins: usize,
+    /// Call records per process (32 bytes each; issue on backends).
+    pub flows: usize,
+    pub moved_flows: usize,
+    /// Flows that an ICMP error has closed.
+    pub unreachable: usize,
+    /// Metric series each of rules, backends and packages, beyond which all is `other`.
+    pub series: usize,
+}
+
+/// `[timers]`
+#[derive(Clone, Debug)]
+pub struct Timers {
+    /// Grace of a dead route (SPEC 3.5); default 30 s.
+    pub grace: Duration,
+}
+
+/// `[udp]`
+#[derive(Clone, Debug)]
+pub struct Udp {
+    /// SO_RCVBUF asked for, in bytes; default 8 MiB. What the kernel gave is logged and exported.
+    pub receive_buffer: usize,
+    pub send_buffer: usize,
+}
+
+/// `[admin]`
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// Default 127.0.0.1:9060; `off` in the file for none.
+    pub address: Option<SocketAddr>,
+    /// Bearer token, required where the address is not loopback.
+    pub token: Option<String>,
+}
+
+/// `[log]`
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub json: bool,
+    /// A level, or directives such as `info,tidings::net=debug`.
+    pub level: String,
+}
+
+/// How tokens name a listener: xxh3 of its name, its four 16-bit parts combined by exclusive or. Pinned by a test: it
+/// stands in route sets that outlive us.
+pub fn listener_id(name: &str) -> u16 {
+    let hash = xxhash_rust::xxh3::xxh3_64(name.as_bytes());
+    let [a, b, c, d, e, f, g, h] = hash.to_le_bytes();
+    u16::from_le_bytes([a, b])
+        ^ u16::from_le_bytes([c, d])
+        ^ u16::from_le_bytes([e, f])
+        ^ u16::from_le_bytes([g, h])
+}
+
+impl ListenSpec {
+    /// A UDP listener without `advertise`.
+    pub fn udp(name: &str, address: SocketAddr, side: Side) -> ListenSpec {
+        ListenSpec {
+            name: name.to_owned(),
+            transport: Transport::Udp,
+            address,
+            side,
+            advertise: None,
+            id: listener_id(name),
+        }
+    }
+}
+
+impl Default for Settings {
+    /// What `tidings run` uses without a file.
+    fn default() -> Settings {
+        Settings {
+            table: None,
+            state_dir: None,
+            aliases: Vec::new(),
+            workers: Workers::default(),
+            listen: vec![default_listener()],
+            trust: Trust::default(),
+            tokens: Tokens::default(),
+            limits: Limits::default(),
+            timers: Timers::default(),
+            udp: Udp::default(),
+            admin: Admin::default(),
+            log: Log::default(),
+            origin: Origin::default(),
+        }
+    }
+}
+
+fn default_listener() -> ListenSpec {
+    ListenSpec::udp("udp-5060", SocketAddr::from(([0, 0, 0, 0], 5060)), Side::Both)
+}
+
+impl Default for Workers {
+    fn default() -> Workers {
+        Workers { count: std::thread::available_parallelism().map_or(1, usize::from), pin: false }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            wire: WireLimits::default(),
+            pins: 262_144,
+            flows: 100_000,
+            moved_flows: 100_000,
+            unreachable: 10_000,
+            series: 1_000,
+        }
+    }
+}
+
+impl Default for Timers {
+    fn default() -> Timers {
+        Timers { grace: Duration::from_secs(30) }
+    }
+}
+
+impl Default for Udp {
+    fn default() -> Udp {
+        Udp { receive_buffer: 8 << 20, send_buffer: 8 << 20 }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Admin {
+        Admin { address: Some(SocketAddr::from(([127, 0, 0, 1], 9060))), token: None }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Log {
+        Log { json: false, level: "info".to_owned() }
+    }
+}
+
+#[cfg(test)]
+mod tests;

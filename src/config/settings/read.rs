@@ -1,0 +1,565 @@
+//! From the text of tidings.toml to `Settings`: one function per section, every fault collected.
+
+use std::{collections::HashMap, net::SocketAddr, ops::Range, path::Path, time::Duration};
+
+use ipnet::IpNet;
+use toml::de::{DeTable, DeValue};
+
+use super::{
+    super::{
+        diagnostic::Diagnostic,
+        document::{self, Faults, Text, Value, in_order, quoted},
+        headers,
+    },
+    Admin, Limits, ListenSpec, Log, Settings, Side, Timers, Tokens, Trust, Udp, Workers, default_listener,
+    keys, listener_id, units,
+};
+use crate::wire::Transport;
+
+const SECTIONS: [&str; 13] = [
+    "table",
+    "state_dir",
+    "aliases",
+    "workers",
+    "listen",
+    "trust",
+    "tokens",
+    "limits",
+    "timers",
+    "udp",
+    "admin",
+    "log",
+    "cluster",
+];
+const LISTEN: [&str; 5] = ["name", "transport", "address", "side", "advertise"];
+const LIMITS: [&str; 8] =
+    ["message", "header_lines", "start_line", "pins", "flows", "moved_flows", "unreachable", "series"];
+
+/// A listener's index in a message's facts is one byte.
+const MOST_LISTENERS: usize = 255;
+
+impl Settings {
+    /// Reads tidings.toml. `file` names it in diagnostics; relative paths in it start at `base_dir`.
+    pub fn parse(file: &str, text: &str, base_dir: &Path) -> Result<Settings, Vec<Diagnostic>> {
+        let (root, mut faults) = document::open(file, text);
+        let mut settings = Settings::default();
+        settings.origin.file = file.to_owned();
+        for (key, value) in in_order(&root) {
+            match key.get_ref().as_ref() {
+                "table" => settings.table = path(&mut faults, "table", value, base_dir),
+                "state_dir" => settings.state_dir = path(&mut faults, "state_dir", value, base_dir),
+                "aliases" => settings.aliases = aliases(&mut faults, value),
+                "workers" => workers(&mut faults, value, &mut settings.workers),
+                "listen" => listeners(&mut faults, value, &mut settings),
+                "trust" => trust(&mut faults, value, &mut settings.trust),
+                "tokens" => tokens(&mut faults, value, base_dir, &mut settings.tokens),
+                "limits" => limits(&mut faults, value, &mut settings.limits),
+                "timers" => timers(&mut faults, value, &mut settings.timers),
+                "udp" => udp(&mut faults, value, &mut settings.udp),
+                "admin" => admin(&mut faults, value, &mut settings.admin),
+                "log" => log(&mut faults, value, &mut settings.log),
+                "cluster" => faults.not_yet(key, "routers do not know each other so far; leave the section out"),
+                "pool" | "rule" | "packages" => faults.error(
+                    key.span(),
+                    format!(
+                        "{} belongs into the routing table, another file: name it here by table = \"table.toml\"",
+                        quoted(key.get_ref())
+                    ),
+                ),
+                _ => faults.unknown_key(key, "tidings.toml", SECTIONS),
+            }
+        }
+        if settings.listen.is_empty() {
+            settings.listen.push(default_listener());
+            settings.origin.listen.clear();
+        }
+        if faults.has_errors() { Err(faults.finish()) } else { Ok(settings) }
+    }
+}
+
+fn path(faults: &mut Faults<'_>, key: &str, value: &Value<'_>, base: &Path) -> Option<std::path::PathBuf> {
+    let text = faults.string(key, value)?;
+    if text.value.is_empty() || text.value.contains('\0') {
+        faults.error(text.span, format!("{key} is no path"));
+        return None;
+    }
+    Some(base.join(text.value))
+}
+
+fn aliases(faults: &mut Faults<'_>, value: &Value<'_>) -> Vec<String> {
+    let mut out: Vec<String> = Vec::new();
+    let Some(items) = faults.array("aliases", value) else { return out };
+    for item in items.iter() {
+        let Some(text) = faults.string("aliases", item) else { continue };
+        if units::host_port(text.value).is_none() {
+            let message = format!(
+                "{} is neither a host name nor an address, with or without a port",
+                quoted(text.value)
+            );
+            faults.error(text.span, message);
+        } else if out.iter().any(|known| known.eq_ignore_ascii_case(text.value)) {
+            faults.error(text.span, format!("alias {} stands here twice", quoted(text.value)));
+        } else {
+            out.push(text.value.to_owned());
+        }
+    }
+    out
+}
+
+fn workers(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Workers) {
+    let Some(table) = faults.table("workers", value) else { return };
+    for (key, value) in in_order(table) {
+        match key.get_ref().as_ref() {
+            "count" => set(&mut out.count, faults.integer("count", value, 1..=1024).map(as_usize)),
+            "pin" => set(&mut out.pin, faults.boolean("pin", value)),
+            _ => faults.unknown_key(key, "[workers]", ["count", "pin"]),
+        }
+    }
+}
+
+fn listeners<'i>(faults: &mut Faults<'i>, value: &Value<'i>, settings: &mut Settings) {
+    settings.listen.clear();
+    let mut names: HashMap<String, usize> = HashMap::new();
+    let mut ids: HashMap<u16, String> = HashMap::new();
+    let mut addresses: HashMap<(Transport, SocketAddr), usize> = HashMap::new();
+    for (table, span) in faults.tables("listen", value) {
+        let line = faults.line_of(span.start);
+        let Some(listen) = listener(faults, table, &span) else { continue };
+        if let Some(other) = names.insert(listen.name.clone(), line) {
+            let message = format!(
+                "listener {} is already there, in line {other}; name them apart",
+                quoted(&listen.name)
+            );
+            faults.error(span.clone(), message);
+        } else if let Some(other) = ids.insert(listen.id, listen.name.clone()) {
+            let message = format!(
+                "the names {} and {} give one listener id, by which tokens know them: rename one",
+                quoted(&other),
+                quoted(&listen.name)
+            );
+            faults.error(span.clone(), message);
+        }
+        if let Some(other) = addresses.insert((listen.transport, listen.address), line) {
+            let message =
+                format!("{} is already listened on, by the listener of line {other}", listen.address);
+            faults.error(span.clone(), message);
+        }
+        settings.origin.listen.push(faults.place(span.start));
+        settings.listen.push(listen);
+        if settings.listen.len() == MOST_LISTENERS + 1 {
+            faults.error(span, format!("there are more than {MOST_LISTENERS} listeners"));
+        }
+    }
+}
+
+fn listener<'i>(faults: &mut Faults<'i>, table: &DeTable<'i>, span: &Range<usize>) -> Option<ListenSpec> {
+    let (mut name, mut transport, mut address, mut advertise) = (None, Some(Transport::Udp), None, None);
+    let mut side = Side::Both;
+    let mut sound = true;
+    for (key, value) in in_order(table) {
+        match key.get_ref().as_ref() {
+            "name" => {
+                name = faults.name("name", value);
+                sound &= name.is_some();
+            }
+            "transport" => transport = listener_transport(faults, value),
+            "address" => {
+                address = faults.string("address", value);
+                sound &= address.is_some();
+            }
+            "side" => set(&mut side, listener_side(faults, value)),
+            "advertise" => advertise = faults.string("advertise", value),
+            "backend_ports" => {
+                faults.not_yet(key, "all traffic to backends leaves by the listener's own port")
+            }
+            "certificate" | "private_key" | "client_ca" | "origins" | "proxy_protocol" => {
+                faults.not_yet(key, "TCP, TLS and WebSocket come with connections");
+            }
+            _ => faults.unknown_key(key, "[[listen]]", LISTEN),
+        }
+    }
+    let Some(written) = address else {
+        if sound {
+            faults.missing(span.clone(), "this listener has no address: address = \"192.0.2.1:5060\"");
+        }
+        return None;
+    };
+    let transport = transport?;
+    let address = listen_address(faults, &written, transport)?;
+    let advertise = advertise.and_then(|text| advertised(faults, &text, address.port()));
+    let name = name
+        .map_or_else(|| format!("{}-{}", transport.label(), address.port()), |text| text.value.to_owned());
+    let id = listener_id(&name);
+    sound.then_some(ListenSpec { name, transport, address, side, advertise, id })
+}
+
+fn listener_transport(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<Transport> {
+    let text = faults.string("transport", value)?;
+    match Transport::ALL.into_iter().find(|transport| transport.label() == text.value) {
+        Some(Transport::Udp) => return Some(Transport::Udp),
+        Some(_) => faults.error(
+            text.span,
+            format!(
+                "transport {} is not in this version yet: TCP, TLS and WebSocket come with connections",
+                quoted(text.value)
+            ),
+        ),
+        None => {
+            let near = faults.suggestion(text.value, Transport::ALL.map(Transport::label));
+            faults.error(text.span, format!("unknown transport {}{near}", quoted(text.value)));
+        }
+    }
+    None
+}
+
+fn listener_side(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<Side> {
+    let text = faults.string("side", value)?;
+    match text.value {
+        "clients" => Some(Side::Clients),
+        "backends" => Some(Side::Backends),
+        "both" => Some(Side::Both),
+        other => {
+            let near = faults.suggestion(other, ["clients", "backends", "both"]);
+            let message = format!("unknown side {}{near} (clients, backends, both)", quoted(other));
+            faults.error(text.span, message);
+            None
+        }
+    }
+}
+
+fn listen_address(faults: &mut Faults<'_>, text: &Text<'_>, transport: Transport) -> Option<SocketAddr> {
+    let fault = match units::socket_address(text.value, transport.default_port()) {
+        Some(address) if address.port() == 0 => "port 0 is no port to listen on".to_owned(),
+        Some(address) if address.ip().is_multicast() => format!("{} is a multicast address", address.ip()),
+        Some(address) => return Some(address),
+        None => format!(
+            "{} is not an IP address with a port, such as \"192.0.2.1:5060\" or \"[2001:db8::1]:5060\"",
+            quoted(text.value)
+        ),
+    };
+    faults.error(text.span.clone(), fault);
+    None
+}
+
+fn advertised(faults: &mut Faults<'_>, text: &Text<'_>, port: u16) -> Option<(String, u16)> {
+    match units::host_port(text.value) {
+        Some((host, _)) if matches!(host.as_str(), "0.0.0.0" | "::") => {
+            faults.error(text.span.clone(), format!("advertise: {host} cannot be reached by anybody"));
+            None
+        }
+        Some((host, advertised)) => Some((host, advertised.unwrap_or(port))),
+        None => {
+            let message =
+                format!("advertise: {} is not a host name or address with a port", quoted(text.value));
+            faults.error(text.span.clone(), message);
+            None
+        }
+    }
+}
+
+fn trust(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Trust) {
+    let Some(table) = faults.table("trust", value) else { return };
+    for (key, value) in in_order(table) {
+        match key.get_ref().as_ref() {
+            "prefixes" => {
+                let items = faults.array("prefixes", value).into_iter().flat_map(|items| items.iter());
+                for item in items {
+                    let Some(text) = faults.string("prefixes", item) else { continue };
+                    match network(text.value) {
+                        Some(net) if net.prefix_len() == 0 => {
+                            let message =
+                                "this trusts every sender, and no header would be stripped from anybody";
+                            faults.error(text.span, message);
+                        }
+                        Some(net) => out.prefixes.push(net),
+                        None => faults.error(
+                            text.span,
+                            format!(
+                                "{} is not an address or prefix such as \"192.0.2.0/24\"",
+                                quoted(text.value)
+                            ),
+                        ),
+                    }
+                }
+            }
+            "strip" => {
+                let items = faults.array("strip", value).into_iter().flat_map(|items| items.iter());
+                for item in items {
+                    let Some(text) = faults.string("strip", item) else { continue };
+                    match headers::strippable(text.value) {
+                        Ok(()) => out.strip.push(text.value.to_owned()),
+                        Err(why) => faults.error(text.span, why),
+                    }
+                }
+            }
+            _ => faults.unknown_key(key, "[trust]", ["prefixes", "strip"]),
+        }
+    }
+}
+
+/// An address, or a prefix.
+pub(crate) fn network(written: &str) -> Option<IpNet> {
+    let address = written.parse::<std::net::IpAddr>().ok().map(IpNet::from);
+    address.or_else(|| written.parse().ok())
+}
+
+fn tokens<'i>(faults: &mut Faults<'i>, value: &Value<'i>, base: &Path, out: &mut Tokens) {
+    let Some(table) = faults.table("tokens", value) else { return };
+    let mut ring_at = None;
+    for (key, value) in in_order(table) {
+        match key.get_ref().as_ref() {
+            "router_id" => {
+                let id = faults.integer("router_id", value, 0..=255).and_then(|id| u8::try_from(id).ok());
+                set(&mut out.router_id, id);
+            }
+            "keys" => {
+                ring_at = Some(key.span());
+                ring(faults, value, out);
+            }
+            "key_file" => out.key_file = path(faults, "key_file", value, base),
+            _ => faults.unknown_key(key, "[tokens]", ["router_id", "keys", "key_file"]),
+        }
+    }
+    if let (Some(span), Some(_)) = (ring_at, &out.key_file) {
+        faults.error(span, "give either keys or key_file, not both: only one key can sign");
+    }
+}
+
+fn ring<'i>(faults: &mut Faults<'i>, value: &Value<'i>, out: &mut Tokens) {
+    let Some(items) = faults.array("keys", value) else { return };
+    if items.is_empty() || items.len() > keys::MOST_KEYS {
+        faults.error(value.span(), format!("keys: a ring holds 1 to {} keys", keys::MOST_KEYS));
+        return;
+    }
+    for item in items.iter() {
+        let Some(table) = faults.table("keys", item) else { continue };
+        let (mut id, mut secret) = (None, None);
+        let mut sound = true;
+        for (key, value) in in_order(table) {
+            match key.get_ref().as_ref() {
+                "id" => {
+                    id = faults.integer("id", value, 0..=15).and_then(|id| u8::try_from(id).ok());
+                    sound &= id.is_some();
+                }
+                "key" => match faults.string("key", value) {
+                    // Not quoted: a key does not belong on a screen.
+                    Some(text) => match keys::key(text.value) {
+                        Some(bytes) => secret = Some(bytes),
+                        None => {
+                            sound = false;
+                            faults.error(text.span, "key: expected 32 hexadecimal digits (128 bits)");
+                        }
+                    },
+                    None => sound = false,
+                },
+                _ => faults.unknown_key(key, "a token key", ["id", "key"]),
+            }
+        }
+        match (id, secret) {
+            (Some(id), Some(_)) if out.keys.iter().any(|(known, _)| *known == id) => {
+                faults.error(item.span(), format!("key id {id} stands here twice"));
+            }
+            (Some(id), Some(secret)) => out.keys.push((id, secret)),
+            _ if sound => {
+                faults.missing(item.span(), "a token key is { id = 0, key = \"32 hexadecimal digits\" }")
+            }
+            _ => {}
+        }
+    }
+}
+
+fn limits(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Limits) {
+    let Some(table) = faults.table("limits", value) else { return };
+    for (key, value) in in_order(table) {
+        let name = key.get_ref().as_ref();
+        let (place, range) = match name {
+            "message" => (&mut out.wire.message, 1 << 10..=1 << 20),
+            "header_lines" => (&mut out.wire.header_lines, 8..=10_000),
+            "start_line" => (&mut out.wire.start_line, 256..=64 << 10),
+            "pins" => (&mut out.pins, 64..=1 << 26),
+            "flows" => (&mut out.flows, 1..=1 << 28),
+            "moved_flows" => (&mut out.moved_flows, 1..=1 << 28),
+            "unreachable" => (&mut out.unreachable, 1..=1 << 28),
+            "series" => (&mut out.series, 1..=1 << 20),
+            _ => {
+                faults.unknown_key(key, "[limits]", LIMITS);
+                continue;
+            }
+        };
+        let number = match name {
+            "message" | "start_line" => bytes(faults, name, value, range),
+            _ => faults.integer(name, value, range).map(as_usize),
+        };
+        set(place, number);
+    }
+}
+
+fn timers(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Timers) {
+    let Some(table) = faults.table("timers", value) else { return };
+    for (key, value) in in_order(table) {
+        match key.get_ref().as_ref() {
+            "grace" => set(&mut out.grace, time(faults, "grace", value, Duration::from_secs(3600))),
+            _ => faults.unknown_key(key, "[timers]", ["grace"]),
+        }
+    }
+}
+
+fn udp(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Udp) {
+    let Some(table) = faults.table("udp", value) else { return };
+    let range = 4 << 10..=1 << 30;
+    for (key, value) in in_order(table) {
+        match key.get_ref().as_ref() {
+            "receive_buffer" => {
+                set(&mut out.receive_buffer, bytes(faults, "receive_buffer", value, range.clone()))
+            }
+            "send_buffer" => set(&mut out.send_buffer, bytes(faults, "send_buffer", value, range.clone())),
+            _ => faults.unknown_key(key, "[udp]", ["receive_buffer", "send_buffer"]),
+        }
+    }
+}
+
+fn admin(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Admin) {
+    let Some(table) = faults.table("admin", value) else { return };
+    let mut at = value.span();
+    for (key, value) in in_order(table) {
+        match key.get_ref().as_ref() {
+            "address" => {
+                at = value.span();
+                let Some(text) = faults.string("address", value) else { continue };
+                if text.value == "off" {
+                    out.address = None;
+                } else if let Some(address) = units::socket_address(text.value, 9060) {
+                    out.address = Some(address);
+                } else {
+                    let message =
+                        format!("{} is not \"off\" nor an IP address with a port", quoted(text.value));
+                    faults.error(text.span, message);
+                }
+            }
+            "token" => match faults.string("token", value) {
+                // A bearer token is one word (RFC 6750 2.1); a short one can be guessed.
+                Some(text) if text.value.len() < 16 || !text.value.bytes().all(|b| b.is_ascii_graphic()) => {
+                    faults
+                        .error(text.span, "token: at least 16 characters of printable ASCII without blanks");
+                }
+                Some(text) => out.token = Some(text.value.to_owned()),
+                None => {}
+            },
+            _ => faults.unknown_key(key, "[admin]", ["address", "token"]),
+        }
+    }
+    if let (Some(address), None) = (out.address, &out.token) {
+        if !address.ip().to_canonical().is_loopback() && !table.contains_key("token") {
+            let message = format!(
+                "the admin address {} is not loopback: it needs a token (token = \"…\")",
+                address.ip()
+            );
+            faults.error(at, message);
+        }
+    }
+}
+
+fn log(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Log) {
+    let Some(table) = faults.table("log", value) else { return };
+    for (key, value) in in_order(table) {
+        match key.get_ref().as_ref() {
+            "format" => match faults.string("format", value) {
+                Some(text) if matches!(text.value, "text" | "json") => out.json = text.value == "json",
+                Some(text) => {
+                    faults
+                        .error(text.span, format!("unknown log format {} (text, json)", quoted(text.value)));
+                }
+                None => {}
+            },
+            "level" => match faults.string("level", value) {
+                Some(text) if is_level(text.value) => out.level = text.value.to_owned(),
+                Some(text) => faults.error(
+                    text.span,
+                    format!(
+                        "unknown log level {} (error, warn, info, debug, trace, off; or directives such as \
+                         \"info,tidings::net=debug\")",
+                        quoted(text.value)
+                    ),
+                ),
+                None => {}
+            },
+            _ => faults.unknown_key(key, "[log]", ["format", "level"]),
+        }
+    }
+}
+
+fn is_level(written: &str) -> bool {
+    let level = |word: &str| matches!(word, "error" | "warn" | "info" | "debug" | "trace" | "off");
+    let target = |word: &str| {
+        !word.is_empty()
+            && word.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b':' | b'-'))
+    };
+    written.split(',').all(|directive| match directive.split_once('=') {
+        Some((module, word)) => target(module) && level(word),
+        None => level(directive),
+    })
+}
+
+fn time(faults: &mut Faults<'_>, key: &str, value: &Value<'_>, most: Duration) -> Option<Duration> {
+    let text = match value.get_ref() {
+        DeValue::String(_) => faults.string(key, value)?,
+        _ => {
+            faults.wrong_type(key, value, "a time such as \"30s\", \"500ms\" or \"5m\"");
+            return None;
+        }
+    };
+    match units::duration(text.value) {
+        Some(duration) if duration <= most => Some(duration),
+        Some(_) => {
+            faults
+                .error(text.span, format!("{key}: {} is more than {} s", quoted(text.value), most.as_secs()));
+            None
+        }
+        None => {
+            faults.error(
+                text.span,
+                format!("{key}: {} is not a time such as \"30s\", \"500ms\" or \"5m\"", quoted(text.value)),
+            );
+            None
+        }
+    }
+}
+
+fn bytes(
+    faults: &mut Faults<'_>,
+    key: &str,
+    value: &Value<'_>,
+    range: std::ops::RangeInclusive<u64>,
+) -> Option<usize> {
+    let DeValue::String(written) = value.get_ref() else {
+        return faults.integer(key, value, range).map(as_usize);
+    };
+    match units::size(written) {
+        Some(size) if range.contains(&size) => Some(as_usize(size)),
+        Some(_) => {
+            let (low, high) = (range.start(), range.end());
+            faults.error(
+                value.span(),
+                format!("{key}: {} is not between {low} and {high} bytes", quoted(written)),
+            );
+            None
+        }
+        None => {
+            let message =
+                format!("{key}: {} is not a size such as \"64KiB\", \"8MiB\" or 65536", quoted(written));
+            faults.error(value.span(), message);
+            None
+        }
+    }
+}
+
+fn set<T>(place: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *place = value;
+    }
+}
+
+/// All ranges above fit into 32 bits.
+fn as_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,345 @@
+//! Settings: Appendix A as it stands, every setting, and every fault with its place.
+
+use std::path::Path;
+
+use super::*;
+use crate::config::Diagnostic;
+
+fn parse(text: &str) -> Result<Settings, Vec<Diagnostic>> {
+    Settings::parse("tidings.toml", text, Path::new("/etc/tidings"))
+}
+
+fn good(text: &str) -> Settings {
+    parse(text).unwrap_or_else(|faults| {
+        let shown: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        panic!("{}", shown.join("\n"))
+    })
+}
+
+/// `line:column: message` of each fault.
+fn faults(text: &str) -> Vec<String> {
+    let faults = parse(text).expect_err("this has faults");
+    faults.iter().map(|fault| format!("{}:{}: {}", fault.line, fault.column, fault.message)).collect()
+}
+
+/// SPEC, Appendix A, to the letter.
+const APPENDIX_A: &str = r#"# tidings.toml
+table = "table.toml"                 # relative to this file
+
+[workers]
+count = 1                            # default: one per core
+pin = true
+
+[[listen]]
+name = "phones"                      # for rules; default: transport and port
+transport = "udp"                    # udp | tcp | tls | ws | wss
+address = "127.0.0.1:5060"
+side = "both"                        # clients | backends | both
+# advertise = "sip.example.com:5060" # what Via and Record-Route name, where it differs
+
+[admin]
+address = "127.0.0.1:9060"           # /metrics /healthz /readyz / /api/v1/…
+"#;
+
+#[test]
+fn appendix_a_parses_as_it_stands() {
+    let settings = good(APPENDIX_A);
+    assert_eq!(settings.table.as_deref(), Some(Path::new("/etc/tidings/table.toml")));
+    assert_eq!((settings.workers.count, settings.workers.pin), (1, true));
+    let [listen] = &settings.listen[..] else { panic!("one listener") };
+    assert_eq!((listen.name.as_str(), listen.side, listen.transport), ("phones", Side::Both, Transport::Udp));
+    assert_eq!(listen.address, SocketAddr::from(([127, 0, 0, 1], 5060)));
+    assert_eq!(listen.advertise, None);
+    assert_eq!(settings.admin.address, Some(SocketAddr::from(([127, 0, 0, 1], 9060))));
+    assert!(warnings(&settings).is_empty());
+    let advertised = APPENDIX_A.replace("# advertise", "advertise");
+    assert_eq!(good(&advertised).listen[0].advertise, Some(("sip.example.com".into(), 5060)));
+}
+
+#[test]
+fn an_empty_file_is_the_defaults() {
+    let settings = good("");
+    assert_eq!(settings.listen.len(), 1);
+    assert_eq!(settings.listen[0].name, "udp-5060");
+    assert_eq!(settings.listen[0].address, SocketAddr::from(([0, 0, 0, 0], 5060)));
+    assert!(settings.workers.count >= 1 && settings.table.is_none());
+    assert_eq!((settings.limits.pins, settings.limits.series), (262_144, 1_000));
+    assert_eq!(settings.timers.grace, Duration::from_secs(30));
+    assert_eq!(settings.udp.receive_buffer, 8 << 20);
+}
+
+#[test]
+fn every_setting_is_read() {
+    let settings = good(
+        r#"
+        table = "/srv/table.toml"
+        state_dir = "/var/lib/tidings"
+        aliases = ["sip.example.com", "example.com:5070", "2001:db8::7"]
+        workers = { count = 3, pin = false }
+        [[listen]]
+        address = "[2001:db8::1]"
+        side = "clients"
+        advertise = "edge.example.com"
+        [[listen]]
+        name = "inside"
+        address = "10.0.0.1:5070"
+        side = "backends"
+        [trust]
+        prefixes = ["10.0.0.0/8", "192.0.2.7"]
+        strip = ["P-Asserted-Identity"]
+        [tokens]
+        router_id = 7
+        keys = [{ id = 3, key = "000102030405060708090a0b0c0d0eFF" }, { id = 2, key = "00000000000000000000000000000001" }]
+        [limits]
+        message = "32KiB"
+        header_lines = 100
+        start_line = 4096
+        pins = 1024
+        flows = 10
+        moved_flows = 11
+        unreachable = 12
+        series = 13
+        [timers]
+        grace = "500ms"
+        [udp]
+        receive_buffer = "4MiB"
+        send_buffer = 65536
+        [admin]
+        address = "192.0.2.1:9060"
+        token = "0123456789abcdef"
+        [log]
+        format = "json"
+        level = "info,tidings::net=debug"
+        "#,
+    );
+    assert_eq!(settings.table.as_deref(), Some(Path::new("/srv/table.toml")));
+    assert_eq!(settings.listen[0].name, "udp-5060");
+    assert_eq!(settings.listen[0].advertise, Some(("edge.example.com".into(), 5060)));
+    assert_eq!(settings.listen[1].side, Side::Backends);
+    assert_eq!(settings.trust.prefixes.len(), 2);
+    assert_eq!(settings.tokens.router_id, 7);
+    assert_eq!(settings.tokens.keys[0], (3, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 255]));
+    assert_eq!((settings.limits.wire.message, settings.limits.wire.start_line), (32 << 10, 4096));
+    let limits = &settings.limits;
+    assert_eq!(
+        (limits.pins, limits.flows, limits.moved_flows, limits.unreachable, limits.series),
+        (1024, 10, 11, 12, 13)
+    );
+    assert_eq!(settings.timers.grace, Duration::from_millis(500));
+    assert_eq!((settings.udp.receive_buffer, settings.udp.send_buffer), (4 << 20, 65_536));
+    assert_eq!(settings.admin.token.as_deref(), Some("0123456789abcdef"));
+    assert!(settings.log.json && settings.log.level == "info,tidings::net=debug");
+}
+
+#[test]
+fn all_faults_come_at_once_in_order() {
+    assert_eq!(
+        faults(
+            r#"tabel = "x"
+workers = { count = 0, pins = true }
+[[listen]]
+name = "a"
+transport = "tls"
+address = "127.0.0.1:5061"
+[[listen]]
+address = "sip.example.com:5060"
+sides = "both"
+[[listen]]
+name = "no address"
+[timers]
+grace = "30"
+[limits]
+message = "64 bytes"
+[log]
+level = "loud"
+"#
+        ),
+        [
+            "1:1: unknown key \"tabel\" in tidings.toml, did you mean \"table\"?",
+            "2:21: count: \"0\" is not between 1 and 1024",
+            "2:24: unknown key \"pins\" in [workers], did you mean \"pin\"?",
+            "5:13: transport \"tls\" is not in this version yet: TCP, TLS and WebSocket come with connections",
+            "8:11: \"sip.example.com:5060\" is not an IP address with a port, such as \"192.0.2.1:5060\" or \
+             \"[2001:db8::1]:5060\"",
+            "9:1: unknown key \"sides\" in [[listen]], did you mean \"side\"?",
+            "10:1: this listener has no address: address = \"192.0.2.1:5060\"",
+            "13:9: grace: \"30\" is not a time such as \"30s\", \"500ms\" or \"5m\"",
+            "15:11: message: \"64 bytes\" is not a size such as \"64KiB\", \"8MiB\" or 65536",
+            "17:9: unknown log level \"loud\" (error, warn, info, debug, trace, off; or directives such as \
+             \"info,tidings::net=debug\")",
+        ]
+    );
+}
+
+#[test]
+fn listeners_are_told_apart() {
+    let faults = faults(
+        "[[listen]]\nname = \"a\"\naddress = \"10.0.0.1:5060\"\n[[listen]]\nname = \"a\"\naddress = \"10.0.0.1:5060\"\n",
+    );
+    assert_eq!(
+        faults,
+        [
+            "4:1: listener \"a\" is already there, in line 1; name them apart",
+            "4:1: 10.0.0.1:5060 is already listened on, by the listener of line 1",
+        ]
+    );
+}
+
+#[test]
+fn two_names_with_one_listener_id_are_refused() {
+    let mut seen = std::collections::HashMap::new();
+    let (first, second) = (0..100_000)
+        .find_map(|number| {
+            let name = format!("listener-{number}");
+            seen.insert(listener_id(&name), name.clone()).map(|other| (other, name))
+        })
+        .expect("65,537 names cannot have 65,536 ids");
+    let faults = faults(&format!(
+        "[[listen]]\nname = \"{first}\"\naddress = \"10.0.0.1:5060\"\n[[listen]]\nname = \"{second}\"\naddress = \"10.0.0.1:5061\"\n"
+    ));
+    let expected = format!(
+        "4:1: the names \"{first}\" and \"{second}\" give one listener id, by which tokens know them: rename one"
+    );
+    assert_eq!(faults, [expected]);
+}
+
+#[test]
+fn listener_ids_never_change() {
+    let ids = ["phones", "udp-5060", "inside"].map(listener_id);
+    assert_eq!(ids, LISTENER_IDS);
+}
+
+/// Route sets of living dialogs hold these.
+const LISTENER_IDS: [u16; 3] = [19_527, 58_021, 33_461];
+
+#[test]
+fn what_belongs_elsewhere_or_comes_later_says_so() {
+    assert_eq!(
+        faults(
+            "[[pool]]\nname = \"x\"\n[cluster]\npeers = []\n[[listen]]\naddress = \"10.0.0.1\"\nbackend_ports = \"5070-5080\"\n"
+        ),
+        [
+            "1:3: \"pool\" belongs into the routing table, another file: name it here by table = \"table.toml\"",
+            "3:2: \"cluster\" is not in this version yet: routers do not know each other so far; leave the section out",
+            "7:1: \"backend_ports\" is not in this version yet: all traffic to backends leaves by the listener's own port",
+        ]
+    );
+}
+
+#[test]
+fn admin_elsewhere_than_loopback_needs_a_token() {
+    let faults_of = |section: &str| faults(&format!("[admin]\n{section}"));
+    assert_eq!(
+        faults_of("address = \"192.0.2.1:9060\""),
+        ["2:11: the admin address 192.0.2.1 is not loopback: it needs a token (token = \"…\")"]
+    );
+    assert_eq!(
+        faults_of("address = \"0.0.0.0:9060\"\ntoken = \"short\""),
+        ["3:9: token: at least 16 characters of printable ASCII without blanks"]
+    );
+    assert_eq!(good("[admin]\naddress = \"off\"").admin.address, None);
+    assert!(good("[admin]\naddress = \"[::1]:9060\"").admin.token.is_none());
+}
+
+#[test]
+fn tokens_and_trust_that_cannot_be() {
+    let key = "00112233445566778899aabbccddeeff";
+    assert_eq!(
+        faults(&format!(
+            "[tokens]\nkeys = [{{ id = 1, key = \"{key}\" }}, {{ id = 1, key = \"{key}\" }}, {{ id = 16, key = \"x\" }}, {{ id = 4 }}]\n\
+             key_file = \"keys\"\n[trust]\nprefixes = [\"10.0.0.0/8\", \"0.0.0.0/0\", \"x\"]\nstrip = [\"Via\", \"X-A\", \"o\"]\n"
+        )),
+        [
+            "2:1: give either keys or key_file, not both: only one key can sign",
+            "2:63: key id 1 stands here twice",
+            "2:124: id: \"16\" is not between 0 and 15",
+            "2:134: key: expected 32 hexadecimal digits (128 bits)",
+            "2:141: a token key is { id = 0, key = \"32 hexadecimal digits\" }",
+            "5:27: this trusts every sender, and no header would be stripped from anybody",
+            "5:40: \"x\" is not an address or prefix such as \"192.0.2.0/24\"",
+            "6:10: the header \"Via\" cannot be stripped: requests of clients need it",
+            "6:24: the header \"o\" (event) cannot be stripped: requests of clients need it",
+        ]
+    );
+}
+
+#[test]
+fn key_files() {
+    let key = "00112233445566778899aabbccddeeff";
+    let ring = parse_ring("keys", &format!("# newest first\n3 {key}\n\n2  {key}\n")).expect("a sound file");
+    assert_eq!(ring.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [3, 2]);
+    for (text, why) in [
+        (String::new(), "no key"),
+        (format!("16 {key}"), "0 to 15"),
+        (format!("1 {key}\n1 {key}"), "twice"),
+        ("1 abcd".to_owned(), "32 hexadecimal"),
+        (format!("1 {key} x"), "32 hexadecimal"),
+    ] {
+        let faults = parse_ring("keys", &text).expect_err(why);
+        let shown = faults[0].to_string();
+        assert!(shown.contains(why) && !shown.contains("0011"), "{shown}");
+    }
+}
+
+#[test]
+fn forged_sources_are_warned_of_on_public_addresses() {
+    let listen = |address: &str, side: &str| {
+        let text = format!("[[listen]]\naddress = \"{address}\"\nside = \"{side}\"\n");
+        warnings(&good(&text)).len()
+    };
+    for (address, side, expected) in [
+        ("127.0.0.1:5060", "both", 0),
+        ("10.1.2.3:5060", "backends", 0),
+        ("[fd00::1]:5060", "both", 0),
+        ("100.64.0.1:5060", "both", 0),
+        ("198.51.100.1:5060", "both", 1),
+        ("198.51.100.1:5060", "backends", 1),
+        ("198.51.100.1:5060", "clients", 0),
+        ("[2001:db8::1]:5060", "both", 1),
+        ("0.0.0.0:5060", "both", 1),
+    ] {
+        assert_eq!(listen(address, side), expected, "{address} {side}");
+    }
+    let shown = warnings(&good("\n[[listen]]\naddress = \"198.51.100.1:5060\"\n"))[0].to_string();
+    assert!(shown.starts_with("tidings.toml:2:1: warning: listener \"udp-5060\""), "{shown}");
+}
+
+#[test]
+fn units() {
+    use super::units::{duration, host_port, size, socket_address};
+    for (text, expected) in
+        [("30s", 30_000), ("500ms", 500), ("5m", 300_000), ("12h", 43_200_000), ("1d", 86_400_000)]
+    {
+        assert_eq!(duration(text), Some(Duration::from_millis(expected)), "{text}");
+    }
+    for text in ["", "30", "s", "-1s", "1.5s", "30x", "99999999999999999999s", "18446744073709551615d"] {
+        assert_eq!(duration(text), None, "{text}");
+    }
+    assert_eq!(
+        (size("64KiB"), size("1 MiB"), size("2kB"), size("7")),
+        (Some(65_536), Some(1 << 20), Some(2000), Some(7))
+    );
+    assert_eq!((size("64K"), size(""), size("18446744073709551615GiB")), (None, None, None));
+    assert_eq!(socket_address("[::1]", 5060), "[::1]:5060".parse().ok());
+    assert_eq!(socket_address("::1", 5060), "[::1]:5060".parse().ok());
+    for (text, expected) in [
+        ("Example.COM", Some(("example.com", None))),
+        ("example.com.:5070", Some(("example.com", Some(5070)))),
+        ("[2001:DB8::1]:5060", Some(("2001:db8::1", Some(5060)))),
+        ("192.0.2.1", Some(("192.0.2.1", None))),
+        ("[::1]", Some(("::1", None))),
+        ("::1", Some(("::1", None))),
+        ("[::1", None),
+        ("[example.com]", None),
+        ("example.com:+1", None),
+        ("300.1.2.3", None),
+        ("a b", None),
+        ("example.com:0", None),
+        ("example.com:70000", None),
+        ("", None),
+        ("-", None),
+    ] {
+        let expected = expected.map(|(host, port)| (host.to_owned(), port));
+        assert_eq!(host_port(text), expected, "{text}");
+    }
+}
