@@ -14,6 +14,7 @@ pub struct NameAddr<'a> {
     pub uri: &'a [u8],
     /// Header parameters, without the leading `;`.
     pub params: &'a [u8],
+    tag: Option<&'a [u8]>,
 }
 
 impl<'a> NameAddr<'a> {
@@ -38,14 +39,14 @@ impl<'a> NameAddr<'a> {
             lex::trim(display)
         };
         cursor.eat(b'<')?;
-        let uri = cursor.take_while(|b| !matches!(b, b'<' | b'>'));
+        let uri = cursor.take_while(lex::is_uri_byte);
         cursor.eat(b'>')?;
         NameAddr::with_params(display, uri, cursor)
     }
 
     /// Without `<` and `>`: parameters belong to the header, and the URI may hold no `,` and no `?` (RFC 3261 20.10).
     fn addr_spec(value: &'a [u8], mut cursor: Cursor<'a>) -> Option<NameAddr<'a>> {
-        let uri = cursor.take_while(|b| !lex::is_lws(b) && b != b';');
+        let uri = cursor.take_while(|b| lex::is_uri_byte(b) && b != b';');
         if uri.iter().any(|b| matches!(b, b',' | b'?')) {
             return None;
         }
@@ -54,22 +55,23 @@ impl<'a> NameAddr<'a> {
 
     fn with_params(display: &'a [u8], uri: &'a [u8], mut cursor: Cursor<'a>) -> Option<NameAddr<'a>> {
         let (_, behind) = split_scheme(uri)?;
-        if behind.is_empty() || uri.iter().any(|b| matches!(b, 0..=b' ' | b'"' | 0x7f)) {
+        if behind.is_empty() {
             return None;
         }
         cursor.skip_lws();
         let mut list = cursor;
         list.eat(b';'); // anything else than parameters is seen below
         let params = list.rest();
-        let mut tags = 0;
+        let mut tag = None;
         cursor.params(|param| {
             if param.is(b"tag") {
-                tags += 1;
-                lex::is_token(param.value?).then_some(())?;
+                // Two tags are two dialogs for two readers.
+                let value = param.value.filter(|value| lex::is_token(value))?;
+                return tag.replace(value).is_none().then_some(());
             }
             Some(())
         })?;
-        (tags < 2).then_some(NameAddr { display, uri, params: lex::trim(params) })
+        Some(NameAddr { display, uri, params: lex::trim(params), tag })
     }
 
     /// The header parameter `name`, in any case; `Some(None)` where it has no value. A quoted value keeps its quotes.
@@ -78,7 +80,7 @@ impl<'a> NameAddr<'a> {
     }
 
     pub fn tag(&self) -> Option<&'a [u8]> {
-        self.param(b"tag").flatten()
+        self.tag
     }
 }
 

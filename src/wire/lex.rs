@@ -6,6 +6,8 @@
 const TOKEN: u8 = 1;
 const LWS: u8 = 2;
 const HOST: u8 = 4;
+const URI: u8 = 8;
+const VALUE: u8 = 16;
 
 const CLASS: [u8; 256] = {
     let mut class = [0u8; 256];
@@ -25,6 +27,12 @@ const CLASS: [u8; 256] = {
         if matches!(c, b' ' | b'\t' | b'\r' | b'\n') {
             class[b] |= LWS;
         }
+        if c > b' ' && !matches!(c, b'<' | b'>' | b'"' | 0x7f) {
+            class[b] |= URI;
+            if !matches!(c, b';' | b',') {
+                class[b] |= VALUE;
+            }
+        }
         b += 1;
     }
     class
@@ -38,6 +46,19 @@ pub fn is_token_byte(b: u8) -> bool {
 #[inline]
 pub fn is_host_byte(b: u8) -> bool {
     CLASS[b as usize] & HOST != 0
+}
+
+/// What may stand in a URI of any scheme: no blank, no control character, no bracket or quote that could end it.
+#[inline]
+pub fn is_uri_byte(b: u8) -> bool {
+    CLASS[b as usize] & URI != 0
+}
+
+/// What may stand in a parameter's value without quotes: hosts too, so that an IPv6 address passes with brackets or
+/// without (RFC 5118 4.5), but nothing that could end or hide a value for another reader.
+#[inline]
+fn is_value_byte(b: u8) -> bool {
+    CLASS[b as usize] & VALUE != 0
 }
 
 /// Space, tab, or a byte of a fold.
@@ -135,16 +156,19 @@ impl<'a> Cursor<'a> {
 
     #[inline]
     pub fn take_while(&mut self, mut holds: impl FnMut(u8) -> bool) -> &'a [u8] {
-        let from = self.at;
-        while self.at < self.bytes.len() && holds(self.bytes[self.at]) {
-            self.at += 1;
-        }
-        &self.bytes[from..self.at]
+        let rest = self.rest();
+        let end = rest.iter().position(|&b| !holds(b)).unwrap_or(rest.len());
+        self.at += end;
+        &rest[..end]
     }
 
     #[inline]
     pub fn skip_lws(&mut self) -> bool {
-        !self.take_while(is_lws).is_empty()
+        let from = self.at;
+        while self.peek().is_some_and(is_lws) {
+            self.at += 1;
+        }
+        self.at > from
     }
 
     pub fn token(&mut self) -> Option<&'a [u8]> {
@@ -153,6 +177,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// `*LWS b *LWS`
+    #[inline]
     pub fn separator(&mut self, b: u8) -> Option<()> {
         self.skip_lws();
         self.eat(b)?;
@@ -177,26 +202,18 @@ impl<'a> Cursor<'a> {
 
     /// One `name [= value]` of a header's parameters. The value is a token, a host, or a quoted string with its
     /// quotes; it may be empty (`;rport=`).
+    #[inline]
     pub fn param(&mut self) -> Option<Param<'a>> {
         let name = self.token()?;
-        let before = *self;
         if self.separator(b'=').is_none() {
-            *self = before;
             return Some(Param { name, value: None });
         }
-        let value = if self.peek() == Some(b'"') {
-            self.quoted()?
-        } else {
-            // Hosts too, so that an IPv6 address passes with brackets or without (RFC 5118 4.5); but nothing that
-            // could end or hide a value for another reader.
-            self.take_while(|b| {
-                !is_lws(b) && b > b' ' && !matches!(b, b';' | b',' | b'"' | b'<' | b'>' | 0x7f)
-            })
-        };
+        let value = if self.peek() == Some(b'"') { self.quoted()? } else { self.take_while(is_value_byte) };
         Some(Param { name, value: Some(value) })
     }
 
     /// `*( ; param )` up to the end of the value, each given to `each`. `None` where it is anything else.
+    #[inline]
     pub fn params(&mut self, mut each: impl FnMut(Param<'a>) -> Option<()>) -> Option<()> {
         loop {
             self.skip_lws();

@@ -1,8 +1,8 @@
 //! One pass over the received bytes: the start line and an index of the header fields (SPEC 2.1, 2.3, 2.4).
 //!
-//! One search for LF gives the lines; known names are found by one load and one look-up each; the whole head is then
-//! searched once for NUL and its CRs are counted, since no lone one may pass. A fault is noted and the scan goes on, so
-//! that a 400 can be written from the header lines that are sound.
+//! One search for control characters gives the lines, and finds every lone CR, lone LF and NUL on its way; known names
+//! take one load and one look-up each. A fault is noted and the scan goes on, so that a 400 can be written from the header
+//! lines that are sound.
 //!
 //! Ranges only: no copy, no allocation once the `Index` has grown to its limit. What the fields mean is for
 //! `inspect`, `via`, `uri`; the worker owns one `Index` and drives it for each message.
@@ -124,28 +124,40 @@ impl Index {
         let end = self.header_lines(bytes, lf + 1, limits.header_lines, &mut fault);
         self.body = Span::new(end, bytes.len());
         if fault.is_none() {
-            fault = self.line_ends(&bytes[..end]);
-        }
-        if fault.is_none() {
             fault = self.cut_body(bytes);
         }
         Ok(fault)
     }
 
-    /// Indexes the header lines from `at` on and gives the offset behind the empty line.
+    /// Indexes the header lines from `from` on and gives the offset behind the empty line.
     fn header_lines(&mut self, bytes: &[u8], from: usize, limit: usize, fault: &mut Option<Reason>) -> usize {
         let mut at = from;
+        let mut search = from;
         let mut lines = 0;
         // Whether a fold would continue the last field.
         let mut open = false;
-        for lf in memchr_iter(b'\n', &bytes[from..]) {
-            let lf = from + lf;
-            if bytes[lf - 1] != b'\r' {
-                fault.get_or_insert(Reason::BadLineEnd);
-                continue;
+        let mut nul = false;
+        loop {
+            let cr = control(bytes, search);
+            match bytes.get(cr..cr + 2) {
+                Some(b"\r\n") => {}
+                _ => {
+                    // No lone CR and no lone LF, whatever they stand in; a NUL is looked into at the end.
+                    match bytes.get(cr) {
+                        Some(b'\r' | b'\n') => _ = fault.get_or_insert(Reason::BadLineEnd),
+                        Some(0) => nul = true,
+                        Some(_) => {}
+                        None => break,
+                    }
+                    search = cr + 1;
+                    continue;
+                }
             }
-            if lf == at + 1 {
-                return lf + 1;
+            if cr == at {
+                if nul && !self.nuls_are_quoted(&bytes[..at]) {
+                    fault.get_or_insert(Reason::BadLineEnd);
+                }
+                return cr + 2;
             }
             lines += 1;
             if lines > limit {
@@ -154,19 +166,20 @@ impl Index {
             }
             if matches!(bytes[at], b' ' | b'\t') {
                 if open {
-                    self.unfold(bytes, at, lf);
+                    self.unfold(bytes, at, cr);
                 } else if at == from {
                     fault.get_or_insert(Reason::BadStartLine);
                 }
             } else {
-                let field = field_at(bytes, at, lf);
+                let field = field_at(bytes, at, cr);
                 open = field.is_some();
                 match field {
                     Some(field) => self.push(field),
                     None => _ = fault.get_or_insert(Reason::BadHeaderLine),
                 }
             }
-            at = lf + 1;
+            at = cr + 2;
+            search = at;
         }
         fault.get_or_insert(Reason::BadLineEnd);
         bytes.len()
@@ -188,11 +201,11 @@ impl Index {
         }
     }
 
-    /// The line from `at` to `lf` continues the last field (RFC 3261 7.3.1).
-    fn unfold(&mut self, bytes: &[u8], at: usize, lf: usize) {
+    /// The line from `at` to `cr` continues the last field (RFC 3261 7.3.1).
+    fn unfold(&mut self, bytes: &[u8], at: usize, cr: usize) {
         let Some(field) = self.fields.last_mut() else { return };
-        field.line.end = lf as u32 + 1;
-        let (start, end) = trimmed(bytes, at, lf - 1);
+        field.line.end = cr as u32 + 2;
+        let (start, end) = trimmed(bytes, at, cr);
         if start == end {
             return;
         }
@@ -200,17 +213,6 @@ impl Index {
             field.value.start = start as u32;
         }
         field.value.end = end as u32;
-    }
-
-    /// No lone CR, and no NUL but in a quoted pair (SPEC 2.3). Lone LFs were seen before.
-    fn line_ends(&self, head: &[u8]) -> Option<Reason> {
-        // Every LF of the head has its CR, so a CR more than there are LFs stands alone.
-        let crs = memchr_iter(b'\r', head).count();
-        let lfs = memchr_iter(b'\n', head).count();
-        if crs != lfs || (memchr(0, head).is_some() && !self.nuls_are_quoted(head)) {
-            return Some(Reason::BadLineEnd);
-        }
-        None
     }
 
     #[cold]
@@ -290,19 +292,46 @@ impl Span {
     }
 }
 
-/// The field whose line runs from `at` to the LF at `lf`; `None` where it has no name or no colon.
+/// The first CR, LF, NUL or other control character below 14 from `at` on, or the length. Header lines are too short for
+/// a call to a vector search to pay: 32 bytes at a time are asked whether they hold one, then their words.
 #[inline]
-fn field_at(bytes: &[u8], at: usize, lf: usize) -> Option<Field> {
+fn control(bytes: &[u8], at: usize) -> usize {
+    let mut rest = bytes.get(at..).unwrap_or_default();
+    while let Some((block, behind)) = rest.split_first_chunk::<32>() {
+        if block.iter().fold(false, |found, b| found | (*b < 14)) {
+            break;
+        }
+        rest = behind;
+    }
+    while let Some((word, behind)) = rest.split_first_chunk::<8>() {
+        let word = u64::from_le_bytes(*word);
+        // The lowest bit set is that of the first byte below 14; those above it may be borrow's.
+        let below = word.wrapping_sub(0x0e0e_0e0e_0e0e_0e0e) & !word & 0x8080_8080_8080_8080;
+        if below != 0 {
+            return bytes.len() - rest.len() + (below.trailing_zeros() / 8) as usize;
+        }
+        rest = behind;
+    }
+    bytes.len() - rest.len() + rest.iter().position(|b| *b < 14).unwrap_or(rest.len())
+}
+
+/// The field whose line runs from `at` to the CR at `cr`; `None` where it has no name or no colon.
+#[inline]
+fn field_at(bytes: &[u8], at: usize, cr: usize) -> Option<Field> {
     let (id, len, colon) = match known_at(&bytes[at..]) {
         Some((id, len)) => (id, len, at + len),
-        None => other_name(&bytes[at..lf], bytes.len() - at).map(|(id, len, colon)| (id, len, at + colon))?,
+        None => other_name(&bytes[at..cr], bytes.len() - at).map(|(id, len, colon)| (id, len, at + colon))?,
     };
-    let (start, end) = trimmed(bytes, colon + 1, lf - 1);
+    let (start, end) = match &bytes[colon..cr] {
+        // Nearly all: one space before the value, none behind it.
+        [_, b' ', first, .., last] if *first > b' ' && *last > b' ' => (colon + 2, cr),
+        _ => trimmed(bytes, colon + 1, cr),
+    };
     Some(Field {
         id,
         name: Span::new(at, at + len),
         value: Span::new(start, end),
-        line: Span::new(at, lf + 1),
+        line: Span::new(at, cr + 2),
     })
 }
 
@@ -427,6 +456,9 @@ fn status_line(line: &[u8]) -> Option<Start> {
         Some(b' ') => 12,
         Some(_) => return None,
     };
+    if line.iter().any(|b| matches!(b, b'\r' | 0)) {
+        return None;
+    }
     (code >= 100).then_some(Start::Response { code, phrase: Span::new(phrase, line.len()) })
 }
 

@@ -79,9 +79,7 @@ fn sent_by<'a>(cursor: &mut Cursor<'a>) -> Option<HostPort<'a>> {
     if bracketed {
         cursor.eat(b']')?;
     }
-    let before = *cursor;
     if cursor.separator(b':').is_none() {
-        *cursor = before;
         return Some(HostPort { host, port: None });
     }
     let port = HostPort::port(cursor.take_while(|b| b.is_ascii_digit()))?;
