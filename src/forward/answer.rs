@@ -9,7 +9,7 @@ use super::{
     request::Request,
 };
 use crate::{
-    route::{Action, Facts, Pick, Recorder, Rule},
+    route::{Action, Pick, Recorder, Rule},
     stats::{Counter, Kind},
     wire::{
         HeaderId, Method, Reason, Start, Via, View,
@@ -137,24 +137,7 @@ impl Proxy {
         pool: u16,
         rec: &mut R,
     ) -> Option<(std::net::SocketAddr, &'static str)> {
-        let token = match request.view.start() {
-            Start::Request { token, .. } => request.view.of(token),
-            Start::Response { .. } => b"",
-        };
-        let facts = Facts {
-            view: request.view,
-            essentials: request.essentials,
-            method: request.method,
-            method_token: token,
-            ruri: request.routes.ruri,
-            uri: &request.routes.uri,
-            source: request.source,
-            peer: request.arrival.peer,
-            listener: request.arrival.listener,
-            transport: request.setup.listener(request.arrival.listener).transport,
-            hidden: request.hidden(),
-        };
-        match self.pick(request, &facts, pool, None, rec) {
+        match self.pick(request, &request.facts(), pool, None, rec) {
             Pick::Backend(at) => {
                 let backend = request.table.pools.backend(at);
                 Some((backend.addr, backend.transport.label()))

@@ -1,15 +1,17 @@
 //! The decisions of a stateless proxy (RFC 3261 16.11) with tokens for memory: `Core::step`.
 //!
 //! No I/O, no clock, no async: what arrives and what time it is come in, what is to be sent goes into the `Outbox`. The way
-//! of a request is in `request`, of a response in `response`; `routes` and `hop` are SPEC 3.4 and 3.5, `write` is 4.1,
-//! `answer` what we say ourselves. `explain` runs the same code with a recorder.
+//! of a request is in `relay`, of a response in `response`; `decide` is SPEC 4.4, `routes` and `hop` are 3.4 and 3.5,
+//! `write` is 4.1, `answer` what we say ourselves. `explain` runs the same code with a recorder.
 
 mod answer;
+mod decide;
 pub mod explain;
 mod hash;
 mod hop;
 mod io;
 mod limit;
+mod relay;
 mod request;
 mod response;
 mod routes;

@@ -1,0 +1,200 @@
+//! Where a request goes: token, foreign Route of a backend, pin, table, in this order (SPEC 3.4, 4.4, 7.1).
+
+use super::{
+    Proxy,
+    hop::{Hop, Hops, Refused},
+    request::Request,
+    routes::Tokens,
+    write::Plan,
+};
+use crate::{
+    live::PinTarget,
+    route::{Action, BackendRef, Facts, Pick, Recorder, Rule, Source},
+    stats::Counter,
+    wire::{Method, Reason, Uri, token::Flow},
+};
+
+/// Retry-After where no backend can take a request, in seconds.
+const NO_BACKEND_RETRY_S: u32 = 5;
+
+/// What was decided.
+pub enum Outcome<'t> {
+    Forward(Plan<'t>),
+    Refuse(Refused),
+    /// A rule's `reply` or `redirect`.
+    Answer(&'t Rule),
+    Drop,
+}
+
+impl From<Refused> for Outcome<'_> {
+    fn from(refused: Refused) -> Self {
+        Outcome::Refuse(refused)
+    }
+}
+
+impl From<Reason> for Outcome<'_> {
+    fn from(reason: Reason) -> Self {
+        Outcome::Refuse(reason.into())
+    }
+}
+
+impl Proxy {
+    /// Token, foreign Route of a backend, pin, table (SPEC 4.4).
+    pub(super) fn decide<'t, R: Recorder>(&mut self, request: &Request<'t>, rec: &mut R) -> Outcome<'t> {
+        let hops = request.hops();
+        if let Some(hop) = hops.by_token(request.routes) {
+            if R::ON {
+                rec.step("token", format_args!("{}", outcome_text(&hop)));
+            }
+            let token = match &request.routes.tokens {
+                Tokens::Route(list) => Some(list[0].0),
+                _ => None,
+            };
+            return hop.map_or_else(Outcome::from, |hop| Outcome::Forward(Plan { hop, rule: None, token }));
+        }
+        if let (true, Some(route)) = (request.source.is_backend(), request.routes.next) {
+            let hop = Uri::parse(route).ok_or(Reason::BadRoute.into()).and_then(|uri| hops.by_uri(&uri));
+            if R::ON {
+                rec.step("route", format_args!("{}: {}", String::from_utf8_lossy(route), outcome_text(&hop)));
+            }
+            return hop
+                .map_or_else(Outcome::from, |hop| Outcome::Forward(Plan { hop, rule: None, token: None }));
+        }
+        let pinned = self.pinned(request);
+        if R::ON
+            && let Some(hop) = &pinned
+        {
+            rec.step("pin", format_args!("{}", hop_text(hop)));
+        }
+        self.by_table(request, &hops, pinned, rec)
+    }
+
+    /// The pin's hop, where there is one that still serves: a CANCEL or an ACK follows its INVITE anywhere, anything
+    /// else only to what the table still uses.
+    fn pinned(&self, request: &Request<'_>) -> Option<Hop> {
+        let pin = self.pins.find(request.pin_key(), request.turn.now)?;
+        let hop = match pin.target {
+            PinTarget::Backend { addr, transport } => request.hops().address(addr, transport).ok()?,
+            PinTarget::Datagram { local, peer } => {
+                let listener = request.setup.listener(pin.listener).id;
+                Hop::Client { flow: Flow::Datagram { listener, local, peer }, listener: pin.listener }
+            }
+        };
+        let serves = match &hop {
+            Hop::Backend { at, .. } => at.is_some_and(|at| request.table.pools.is_active(at)),
+            Hop::Client { .. } => true,
+        };
+        (serves || request.is_cancel_or_ack()).then_some(hop)
+    }
+
+    fn by_table<'t, R: Recorder>(
+        &mut self,
+        request: &Request<'t>,
+        hops: &Hops<'t>,
+        pinned: Option<Hop>,
+        rec: &mut R,
+    ) -> Outcome<'t> {
+        let table = request.table;
+        let facts = request.facts();
+        let rule = table.rules.decide(&facts, &table.pools, &mut self.scratch, rec);
+        let routes_it =
+            |rule: &&Rule| matches!(rule.action, Action::Route(_) | Action::Flow | Action::RequestUri);
+        if let Some(hop) = pinned {
+            self.stats.add(Counter::PinHits, 1);
+            return Outcome::Forward(Plan { hop, rule: rule.filter(routes_it), token: None });
+        }
+        let Some(rule) = rule else {
+            let uri = &request.routes.uri;
+            let ours = uri.is_sip()
+                && request.setup.names.is_us(uri.host.host, uri.host.port, request.arrival.local);
+            return self.unmatched(request, if ours { Reason::NoRule } else { Reason::NotOurs });
+        };
+        self.stats.rule(rule.series);
+        if let Some(limit) = rule.limit.filter(|_| !request.is_cancel_or_ack() && !R::ON)
+            && !self.limits.take(table.version, rule.position, limit, self.cores, request.turn.now)
+        {
+            self.stats.add(Counter::RuleLimited, 1);
+            return Refused { reason: Reason::Limited, retry: Some(1) }.into();
+        }
+        let hop = match rule.action {
+            Action::Route(pool) => self.balance(request, &facts, hops, pool, rec),
+            Action::Flow => hops.by_flow(&request.routes.uri),
+            Action::RequestUri => hops.by_uri(&request.routes.uri),
+            Action::Reply { .. } | Action::RedirectUri(_) | Action::RedirectPool(_) => {
+                return Outcome::Answer(rule);
+            }
+            Action::Drop => return Outcome::Drop,
+        };
+        match hop {
+            Ok(hop) => Outcome::Forward(Plan { hop, rule: Some(rule), token: None }),
+            Err(refused) => self.unmatched(request, refused),
+        }
+    }
+
+    /// A CANCEL that cannot be decided is 481 (SPEC 7.1).
+    fn unmatched<'t>(&self, request: &Request<'_>, refused: impl Into<Refused>) -> Outcome<'t> {
+        match request.method {
+            Method::Cancel => Reason::CancelUnmatched.into(),
+            _ => refused.into().into(),
+        }
+    }
+
+    fn balance<R: Recorder>(
+        &mut self,
+        request: &Request<'_>,
+        facts: &Facts<'_>,
+        hops: &Hops<'_>,
+        pool: u16,
+        rec: &mut R,
+    ) -> Result<Hop, Refused> {
+        let sender = match request.source {
+            Source::Backend(at) => Some(at),
+            Source::Client | Source::Trusted => None,
+        };
+        match self.pick(request, facts, pool, sender, rec) {
+            Pick::Backend(at) => Ok(hops.backend(at)),
+            Pick::Sender => Err(Reason::Ourselves.into()),
+            Pick::None => {
+                let silent = request.method == Method::Publish
+                    && facts.transport.is_datagram()
+                    && request.table.pools.pool(pool).silence;
+                let retry = Some(NO_BACKEND_RETRY_S);
+                Err(if silent {
+                    Reason::Silence.into()
+                } else {
+                    Refused { reason: Reason::NoBackend, retry }
+                })
+            }
+        }
+    }
+
+    pub(super) fn pick<R: Recorder>(
+        &mut self,
+        request: &Request<'_>,
+        facts: &Facts<'_>,
+        pool: u16,
+        sender: Option<BackendRef>,
+        rec: &mut R,
+    ) -> Pick {
+        request.table.pools.pick(pool, facts, &request.setup.names, sender, &mut self.text, rec)
+    }
+}
+
+pub(super) fn hop_text(hop: &Hop) -> String {
+    match hop {
+        Hop::Backend { addr, transport, .. } => {
+            format!("to backend address {addr} over {}", transport.label())
+        }
+        Hop::Client { flow: Flow::Datagram { peer, .. }, .. } => format!("to client flow {peer} over udp"),
+        Hop::Client { flow: Flow::Stream { id, .. }, .. } => format!("to client connection {id:?}"),
+    }
+}
+
+fn outcome_text(hop: &Result<Hop, Refused>) -> String {
+    match hop {
+        Ok(hop) => hop_text(hop),
+        Err(refused) => {
+            format!("{} {} ({})", refused.reason.code(), refused.reason.phrase(), refused.reason.label())
+        }
+    }
+}
