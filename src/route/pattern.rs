@@ -24,7 +24,7 @@ use super::{caches::Caches, chain::Chain, literal};
 use crate::config::table::hir;
 
 /// Beyond this a pattern is not worth a DFA of its own.
-const DFA_BYTES: usize = 128 * 1024;
+const DFA_BYTES: usize = 32 * 1024;
 /// Beyond this a pattern is refused: a table must not eat the machine.
 const NFA_BYTES: usize = 4 * 1024 * 1024;
 
@@ -95,7 +95,7 @@ impl Engine {
             .start_kind(StartKind::Unanchored)
             .accelerate(false)
             .dfa_size_limit(Some(DFA_BYTES))
-            .determinize_size_limit(Some(8 * DFA_BYTES));
+            .determinize_size_limit(Some(16 * DFA_BYTES));
         if let Ok(dfa) = dense::Builder::new().configure(config).build_from_nfa(&nfa) {
             return Ok(Engine::Dfa(Box::new(dfa)));
         }

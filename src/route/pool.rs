@@ -95,18 +95,21 @@ pub struct Pools {
 struct Draws {
     /// All weights are one, so the greatest draw wins.
     equal: bool,
-    /// Hash of the name, weight, position.
-    backends: Box<[(u64, u32, u16)]>,
+    /// Hash of the name, 2^64 by the weight, position.
+    backends: Box<[(u64, u64, u16)]>,
 }
 
 impl Pools {
     /// Builds the look-ups. `departed`: see [`Departed`]; those that are back are forgotten.
     pub fn new(pools: Vec<Pool>, mut departed: Departed) -> Pools {
-        let book = Book::of(&pools);
-        departed.retain(|&(ip, port, transport, _)| {
-            let peer = SocketAddr::new(ip.to_canonical(), port.unwrap_or_default());
-            book.peer(transport, peer).is_none()
+        let mut book = Book::of(&pools);
+        departed.retain_mut(|(ip, port, transport, _)| {
+            *ip = ip.to_canonical();
+            book.peer(*transport, SocketAddr::new(*ip, port.unwrap_or(ANY))).is_none()
         });
+        for &(ip, port, transport, until) in &departed {
+            book.departed.entry(ip).or_default().push((port, transport, until));
+        }
         let draws = pools.iter().map(Draws::of).collect();
         Pools { pools, draws, book, departed }
     }
@@ -144,13 +147,12 @@ impl Pools {
         if let Some(at) = self.book.peer(transport, peer) {
             return Some(Peer::Backend(at));
         }
-        let left = |&(ip, port, by, until): &(IpAddr, Option<u16>, Transport, u64)| {
+        let left = self.book.departed.get(&peer.ip())?.iter().any(|&(port, by, until)| {
             until > unix_s
-                && ip == peer.ip()
                 && (!transport.is_datagram()
                     || by.is_datagram() && port.is_none_or(|port| port == peer.port()))
-        };
-        self.departed.iter().any(left).then_some(Peer::Departed)
+        });
+        left.then_some(Peer::Departed)
     }
 
     /// Is this address a backend's of that pool?
@@ -249,8 +251,9 @@ impl Draws {
     fn of(pool: &Pool) -> Draws {
         let active =
             pool.backends.iter().enumerate().filter(|(_, backend)| backend.admin == AdminState::Active);
-        let backends: Box<[_]> =
-            active.map(|(at, backend)| (backend.hash, backend.weight, at as u16)).collect();
+        let backends: Box<[_]> = active
+            .map(|(at, backend)| (backend.hash, u64::MAX / u64::from(backend.weight.max(1)), at as u16))
+            .collect();
         Draws { equal: backends.windows(2).all(|pair| pair[0].1 == pair[1].1), backends }
     }
 
@@ -259,15 +262,13 @@ impl Draws {
             let winner = self.backends.iter().max_by_key(|(hash, ..)| balance::draw(key, *hash));
             return winner.map(|&(.., at)| at);
         }
-        let (mut winner, mut best_draw, mut best_loss, mut best_weight) = (None, 0, u64::MAX, 1);
-        for &(hash, weight, at) in &self.backends {
+        let (mut winner, mut best, mut best_draw) = (None, u128::MAX, 0);
+        for &(hash, share, at) in &self.backends {
             let draw = balance::draw(key, hash);
-            let loss = balance::loss(draw);
-            // The least loss by weight, compared without a division; the greater draw where they are equal.
-            let ours = u128::from(loss) * u128::from(best_weight);
-            let best = u128::from(best_loss) * u128::from(weight);
-            if ours < best || ours == best && draw > best_draw {
-                (winner, best_draw, best_loss, best_weight) = (Some(at), draw, loss, weight);
+            // The least loss by weight; the greater draw where they are equal, so that order decides nothing.
+            let loss = u128::from(balance::loss(draw)) * u128::from(share);
+            if loss < best || loss == best && draw > best_draw {
+                (winner, best, best_draw) = (Some(at), loss, draw);
             }
         }
         winner
@@ -275,7 +276,7 @@ impl Draws {
 }
 
 impl Backend {
-    /// The score of this backend for a key, for people: the balance compares without a division.
+    /// The score of this backend for a key, for people: the balance compares in integers.
     fn score(&self, key: u64) -> f64 {
         let loss = balance::loss(balance::draw(key, self.hash));
         f64::from(self.weight) / (loss.max(1) as f64 / (1u64 << 32) as f64)
@@ -306,6 +307,8 @@ struct Book {
     /// As `datagram`, by pool.
     members: HashSet<(u16, SocketAddr)>,
     hosts_of: HashSet<(u16, IpAddr)>,
+    /// Port, transport and last second of those that left, by address.
+    departed: HashMap<IpAddr, Vec<(Option<u16>, Transport, u64)>>,
     names: HashMap<Box<[u8]>, Found>,
     ips: HashMap<IpAddr, Found>,
 }
