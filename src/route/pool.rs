@@ -262,14 +262,16 @@ impl Draws {
             let winner = self.backends.iter().max_by_key(|(hash, ..)| balance::draw(key, *hash));
             return winner.map(|&(.., at)| at);
         }
-        let (mut winner, mut best, mut best_draw) = (None, u128::MAX, 0);
+        let (mut winner, mut best) = (None, u128::MAX);
         for &(hash, share, at) in &self.backends {
             let draw = balance::draw(key, hash);
-            // The least loss by weight; the greater draw where they are equal, so that order decides nothing.
+            // The least loss by weight (below 2^103); behind it the draw, so that where two are equal the greater draw
+            // wins and the order of the file decides nothing. One comparison, without a branch to guess.
             let loss = u128::from(balance::loss(draw)) * u128::from(share);
-            if loss < best || loss == best && draw > best_draw {
-                (winner, best, best_draw) = (Some(at), loss, draw);
-            }
+            let rank = loss << 24 | u128::from(!draw >> 40);
+            let better = rank < best;
+            winner = if better { Some(at) } else { winner };
+            best = if better { rank } else { best };
         }
         winner
     }
