@@ -40,7 +40,7 @@ impl<'a> HostPort<'a> {
             let sound = host.iter().all(|&b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'));
             return (sound && host.contains(&b':')).then(|| (host, &inner[end + 1..]));
         }
-        let end = bytes.iter().position(|&b| !lex::is_host_byte(b)).unwrap_or(bytes.len());
+        let end = lex::host_len(bytes);
         (end > 0).then(|| bytes.split_at(end))
     }
 
@@ -73,7 +73,7 @@ pub fn same_host(a: &[u8], b: &[u8]) -> bool {
 impl<'a> Uri<'a> {
     pub fn parse(bytes: &'a [u8]) -> Option<Uri<'a>> {
         let (scheme, rest) = split_scheme(bytes)?;
-        if rest.is_empty() || rest.iter().any(|b| matches!(b, 0..=b' ' | b'<' | b'>' | b'"' | 0x7f)) {
+        if rest.is_empty() || !lex::is_uri(rest) {
             return None;
         }
         let none = &bytes[..0];
@@ -168,6 +168,9 @@ impl<'a> Uri<'a> {
 
 /// The scheme and what follows its colon.
 pub(super) fn split_scheme(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    if let Some(rest) = bytes.strip_prefix(b"sip:") {
+        return Some((&bytes[..3], rest));
+    }
     let end = bytes.iter().position(|&b| !(b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.')))?;
     let (scheme, rest) = bytes.split_at(end);
     match (scheme, rest) {

@@ -61,6 +61,10 @@ impl<'a> Via<'a> {
 
 /// `SIP / 2.0 /`, with LWS wherever RFC 3261 25.1 lets it stand.
 fn protocol(cursor: &mut Cursor<'_>) -> Option<()> {
+    if cursor.eat_all(b"SIP/2.0/").is_some() {
+        cursor.skip_lws();
+        return Some(());
+    }
     if !cursor.token()?.eq_ignore_ascii_case(b"SIP") {
         return None;
     }
@@ -75,7 +79,7 @@ fn protocol(cursor: &mut Cursor<'_>) -> Option<()> {
 fn sent_by<'a>(cursor: &mut Cursor<'a>) -> Option<HostPort<'a>> {
     let (host, _) = HostPort::split_host(cursor.rest())?;
     let bracketed = cursor.eat(b'[').is_some();
-    cursor.take_while(|b| if bracketed { b != b']' } else { lex::is_host_byte(b) });
+    cursor.eat_all(host)?;
     if bracketed {
         cursor.eat(b']')?;
     }
