@@ -40,8 +40,11 @@ const UNKNOWN_PACKAGE: &str = "weather";
 /// Answered by the table.
 pub const REFUSED_PACKAGE: &str = "conference";
 
+/// A package, and the users whose state in it is watched.
+type Watched = (&'static str, &'static [&'static str]);
+
 /// Who watches what.
-const WATCHERS: [(&str, &[(&str, &[&str])]); 3] = [
+const WATCHERS: [(&str, &[Watched]); 3] = [
     ("2001", &[("presence", &["1001", "1002", "1003", "1004", "1005", "1006"])]),
     ("2002", &[("dialog", &["1001", "1002", "1003"]), ("presence", &["1001"])]),
     ("2003", &[("message-summary", &["2003"]), ("presence", &["1004", "1005"])]),
