@@ -198,6 +198,7 @@ impl Proxy {
                 .flows
                 .confirm(token.branch, turn.now, &mut |contact| granted(view, contact, turn, setup));
             self.stats.add(Counter::FlowsConfirmed, u64::from(confirmed.added + confirmed.refreshed));
+            self.stats.add(Counter::FlowConflicts, u64::from(confirmed.conflicts));
             self.stats.add(Counter::FlowsDropped, u64::from(confirmed.dropped_oldest));
         }
         if let Some((old, tag)) = token.moved {

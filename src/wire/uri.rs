@@ -270,12 +270,12 @@ impl Iterator for Units<'_> {
     type Item = Unit;
 
     fn next(&mut self) -> Option<Unit> {
-        if let [b'%', high, low, rest @ ..] = self.0 {
-            if let (Some(high), Some(low)) = (lex::hex(*high), lex::hex(*low)) {
-                self.0 = rest;
-                let b = high << 4 | low;
-                return Some(if is_unreserved(b) { Unit::Plain(b) } else { Unit::Escaped(b) });
-            }
+        if let [b'%', high, low, rest @ ..] = self.0
+            && let (Some(high), Some(low)) = (lex::hex(*high), lex::hex(*low))
+        {
+            self.0 = rest;
+            let b = high << 4 | low;
+            return Some(if is_unreserved(b) { Unit::Plain(b) } else { Unit::Escaped(b) });
         }
         let (&b, rest) = self.0.split_first()?;
         self.0 = rest;

@@ -252,7 +252,7 @@ impl Stage {
         while !self.sleep(PACE).await {
             let publication = &mut publications[turn % count];
             let change = turn as u64 + 1;
-            let refresh = change % 7 == 0 && publication.etag.is_some();
+            let refresh = change.is_multiple_of(7) && publication.etag.is_some();
             if change == 2 * count as u64 - 3 {
                 self.journal.say("publisher", format_args!("forgets an entity-tag and makes one up"));
                 publication.etag = Some("made-up".to_owned());
