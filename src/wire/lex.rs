@@ -154,6 +154,16 @@ impl<'a> Cursor<'a> {
         Some(())
     }
 
+    /// Reads `text`, exactly.
+    #[inline]
+    pub fn skip(&mut self, text: &[u8]) -> Option<()> {
+        if !self.rest().starts_with(text) {
+            return None;
+        }
+        self.at += text.len();
+        Some(())
+    }
+
     #[inline]
     pub fn take_while(&mut self, mut holds: impl FnMut(u8) -> bool) -> &'a [u8] {
         let rest = self.rest();
@@ -176,7 +186,7 @@ impl<'a> Cursor<'a> {
         (!token.is_empty()).then_some(token)
     }
 
-    /// `*LWS b *LWS`
+    /// `*LWS b *LWS`; where `b` is not there the LWS has been read all the same.
     #[inline]
     pub fn separator(&mut self, b: u8) -> Option<()> {
         self.skip_lws();
