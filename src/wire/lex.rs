@@ -169,6 +169,16 @@ impl<'a> Cursor<'a> {
         Some(())
     }
 
+    /// Reads `text`, exactly.
+    #[inline]
+    pub fn skip(&mut self, text: &[u8]) -> Option<()> {
+        if !self.rest().starts_with(text) {
+            return None;
+        }
+        self.at += text.len();
+        Some(())
+    }
+
     #[inline]
     pub fn take_while(&mut self, mut holds: impl FnMut(u8) -> bool) -> &'a [u8] {
         let rest = self.rest();
@@ -191,12 +201,6 @@ impl<'a> Cursor<'a> {
         self.take_class(URI)
     }
 
-    /// Reads `text`, if it is what comes next, in just this case.
-    #[inline]
-    pub fn eat_all(&mut self, text: &[u8]) -> Option<()> {
-        self.rest().starts_with(text).then(|| self.at += text.len())
-    }
-
     #[inline]
     pub fn skip_lws(&mut self) -> bool {
         let from = self.at;
@@ -212,7 +216,7 @@ impl<'a> Cursor<'a> {
         (!token.is_empty()).then_some(token)
     }
 
-    /// `*LWS b *LWS`
+    /// `*LWS b *LWS`; where `b` is not there the LWS has been read all the same.
     #[inline]
     pub fn separator(&mut self, b: u8) -> Option<()> {
         self.skip_lws();

@@ -200,14 +200,17 @@ fn pairs(list: &[u8], separator: u8) -> impl Iterator<Item = (&[u8], Option<&[u8
     })
 }
 
-/// Every pair of `a` that `b` has too is equal in both, and those that `must` be in both are.
+/// Every pair of `a` whose name `b` has too stands in `b` with its value, and those that `must` be in both are.
 fn every_pair(a: &[u8], b: &[u8], separator: u8, must: fn(&[u8]) -> bool) -> bool {
+    let same_value = |a: Option<&[u8]>, b: Option<&[u8]>| match (a, b) {
+        (Some(a), Some(b)) => same_escaped(a, b, true),
+        (a, b) => a.is_none() && b.is_none(),
+    };
     pairs(a, separator).all(|(name, value)| {
-        match pairs(b, separator).find(|(other, _)| same_escaped(name, other, true)) {
-            Some((_, other)) => match (value, other) {
-                (Some(value), Some(other)) => same_escaped(value, other, true),
-                (value, other) => value.is_none() == other.is_none(),
-            },
+        // A name may stand twice, against the RFC; then each of its values must be met.
+        let mut named = pairs(b, separator).filter(|(other, _)| same_escaped(name, other, true)).peekable();
+        match named.peek() {
+            Some(_) => named.any(|(_, other)| same_value(value, other)),
             None => !must(name),
         }
     })
@@ -394,6 +397,7 @@ mod tests {
             ("sip:a@h;lr", "sip:a@h;lr"),
             ("sip:a%3bb@h", "sip:a%3Bb@h"),
             ("tel:+1-201-555-0123", "tel:+1(201)5550123"),
+            ("sip:a@h;x=1;x=2", "sip:a@h;x=2;x=1"),
         ] {
             assert!(uri(a).same(&uri(b)) && uri(b).same(&uri(a)), "{a} {b}");
         }
@@ -417,6 +421,7 @@ mod tests {
             ("sip:a@h;maddr=10.0.0.1", "sip:a@h"),
             ("sip:a@h;lr=1", "sip:a@h;lr=2"),
             ("sip:a@[2001:db8::1]", "sip:a@[2001:db8::2]"),
+            ("sip:a@h;x=1;x=2", "sip:a@h;x=1"),
             ("tel:+12015550123", "tel:12015550123"),
             ("tel:123;phone-context=a", "tel:123;phone-context=b"),
             ("urn:a", "urn:b"),
