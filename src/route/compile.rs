@@ -297,7 +297,8 @@ impl<'a> Work<'a> {
 
     fn listeners_named(&mut self, name: &str, rule: &RuleSpec) -> Vec<u8> {
         let listeners = self.context.listeners.iter().enumerate();
-        let found: Vec<u8> = listeners.filter(|(_, l)| l.name == name).map(|(at, _)| at as u8).collect();
+        let found: Vec<u8> =
+            listeners.filter(|(_, l)| l.name == name).filter_map(|(at, _)| u8::try_from(at).ok()).collect();
         if found.is_empty() {
             self.fault(rule.line, format!("rule \"{}\": unknown listener \"{name}\"", rule.name));
         }

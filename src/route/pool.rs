@@ -102,11 +102,14 @@ struct Draws {
 impl Pools {
     /// Builds the look-ups. `departed`: see [`Departed`]; those that are back are forgotten.
     pub fn new(pools: Vec<Pool>, mut departed: Departed) -> Pools {
-        let book = Book::of(&pools);
-        departed.retain(|&(ip, port, transport, _)| {
-            let peer = SocketAddr::new(ip.to_canonical(), port.unwrap_or_default());
-            book.peer(transport, peer).is_none()
+        let mut book = Book::of(&pools);
+        departed.retain_mut(|(ip, port, transport, _)| {
+            *ip = ip.to_canonical();
+            book.peer(*transport, SocketAddr::new(*ip, port.unwrap_or(ANY))).is_none()
         });
+        for &(ip, port, transport, until) in &departed {
+            book.departed.entry(ip).or_default().push((port, transport, until));
+        }
         let draws = pools.iter().map(Draws::of).collect();
         Pools { pools, draws, book, departed }
     }
@@ -144,13 +147,12 @@ impl Pools {
         if let Some(at) = self.book.peer(transport, peer) {
             return Some(Peer::Backend(at));
         }
-        let left = |&(ip, port, by, until): &(IpAddr, Option<u16>, Transport, u64)| {
+        let left = self.book.departed.get(&peer.ip())?.iter().any(|&(port, by, until)| {
             until > unix_s
-                && ip == peer.ip()
                 && (!transport.is_datagram()
                     || by.is_datagram() && port.is_none_or(|port| port == peer.port()))
-        };
-        self.departed.iter().any(left).then_some(Peer::Departed)
+        });
+        left.then_some(Peer::Departed)
     }
 
     /// Is this address a backend's of that pool?
@@ -306,6 +308,8 @@ struct Book {
     /// As `datagram`, by pool.
     members: HashSet<(u16, SocketAddr)>,
     hosts_of: HashSet<(u16, IpAddr)>,
+    /// Port, transport and last second of those that left, by address.
+    departed: HashMap<IpAddr, Vec<(Option<u16>, Transport, u64)>>,
     names: HashMap<Box<[u8]>, Found>,
     ips: HashMap<IpAddr, Found>,
 }
