@@ -316,7 +316,7 @@ impl<S: Step> Lane<S> {
     fn tick(&mut self) {
         self.next_tick_ms = self.now.mono_ms + TICK_MS;
         // A stamp costs the kernel and us some 50 ns for each datagram: one second in four tells the lag as well.
-        let stamped = self.now.mono_ms / TICK_MS % STAMPED_IN == 0;
+        let stamped = (self.now.mono_ms / TICK_MS).is_multiple_of(STAMPED_IN);
         for port in &mut self.ports {
             if stamped != self.stamped {
                 // Without stamps there is no lag to see, and nothing else is lost.

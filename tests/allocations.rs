@@ -23,6 +23,7 @@ use tidings::{
     wire::token::Ring,
 };
 
+#[allow(dead_code)] // the bench reads more of them
 #[path = "../benches/relay/messages.rs"]
 mod messages;
 

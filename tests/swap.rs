@@ -30,8 +30,8 @@ fn table(n: u64, rules: u32, first: &str, second: &str) -> String {
         )
     };
     let (first, second) = (pool("first", first), pool("second", second));
-    let target = if n % 2 == 0 { "first" } else { "second" };
-    let mut text = if n % 2 == 0 { first + &second } else { second + &first };
+    let target = if n.is_multiple_of(2) { "first" } else { "second" };
+    let mut text = if n.is_multiple_of(2) { first + &second } else { second + &first };
     for user in 0..rules {
         let _ = write!(
             text,

@@ -180,7 +180,7 @@ impl Load {
     }
 
     /// Nothing is under way at the router: all that is not idle waits in our queues.
-    fn all_here(&self, idle: &Vec<usize>) -> bool {
+    fn all_here(&self, idle: &[usize]) -> bool {
         let queued = self.ends[PHONES].queue.len() + self.ends[PBX].queue.len();
         // Below half a chunk under way the router is about to run dry.
         self.slots.len() - idle.len() - queued <= CHUNK / 2

@@ -373,7 +373,7 @@ impl<'i> Faults<'i> {
 
     /// All that was found, sorted by place.
     pub fn finish(mut self) -> Vec<Diagnostic> {
-        self.list.sort_by(|a, b| (a.line, a.column).cmp(&(b.line, b.column)));
+        self.list.sort_by_key(|fault| (fault.line, fault.column));
         if self.left_out > 0 {
             self.list.push(Diagnostic {
                 severity: Severity::Error,

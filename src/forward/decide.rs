@@ -72,7 +72,12 @@ impl Proxy {
     /// The pin's hop, where there is one that still serves: a CANCEL or an ACK follows its INVITE anywhere, anything
     /// else only to what the table still uses.
     fn pinned(&self, request: &Request<'_>) -> Option<Hop> {
-        let pin = self.pins.find(request.pin_key(), request.turn.now)?;
+        let now = request.turn.now;
+        let pin = self.pins.find(request.pin_key(), now).or_else(|| match request.method {
+            // The ACK of a 2xx names the Contact of who answered, not the INVITE's Request-URI.
+            Method::Ack => self.pins.newest(request.who(), now),
+            _ => None,
+        })?;
         let hop = match pin.target {
             PinTarget::Backend { addr, transport } => request.hops().address(addr, transport).ok()?,
             PinTarget::Datagram { local, peer } => {

@@ -183,8 +183,3 @@ impl Proxy {
         self.stats.refused(Reason::Stun);
     }
 }
-
-/// The text behind the magic cookie of a Via value's branch, where it could be ours.
-fn own_branch(value: &[u8]) -> Option<&[u8]> {
-    crate::wire::Via::parse(value)?.branch.strip_prefix(COOKIE)
-}

@@ -2,7 +2,7 @@
 //! (`write`), and what must be remembered of it is: a pin, a registration.
 
 use super::{
-    Proxy, Turn,
+    COOKIE, Proxy, Turn,
     decide::{Outcome, hop_text},
     hash,
     hop::{Hop, Refused},
@@ -18,7 +18,7 @@ use crate::{
     route::{Action, Recorder, Source, Table},
     stats::{Counter, Kind},
     wire::{
-        Event, HeaderId, Method, NameAddr, Reason, Start, Uri, View,
+        Essentials, Event, HeaderId, Method, NameAddr, Reason, Start, Uri, Via, View,
         inspect::{inspect, request_uri},
         token::{Flow, ViaToken},
     },
@@ -28,7 +28,7 @@ use crate::{
 const INVITE_PIN_S: u32 = 300;
 const PIN_S: u32 = 32;
 /// More Vias of ours than this are a loop, whatever their hashes (SPEC 4.5).
-const MAX_OWN_VIAS: usize = 6;
+const MAX_OWN_VIAS: u32 = 6;
 
 impl Proxy {
     pub(super) fn request<R: Recorder>(
@@ -91,8 +91,8 @@ impl Proxy {
         let peer = turn.arrival.peer;
         let route_values = view.items(HeaderId::Route).map(|item| item.value);
         let loop_hash = hash::looped(peer.ip(), view.ruri(), route_values, &essentials, &mut self.text);
-        self.check_loop(view, setup, loop_hash)?;
-        let transaction = hash::transaction(&setup.ring, &essentials, peer);
+        self.check_loop(view, &essentials, setup, loop_hash)?;
+        let transaction = hash::transaction(&setup.ring, &essentials, peer, &mut self.text);
         let request = Request {
             turn,
             setup,
@@ -120,16 +120,26 @@ impl Proxy {
     }
 
     /// RFC 5393: our own Via with the same hash, or too many of ours.
-    fn check_loop(&self, view: &View<'_>, setup: &Setup, loop_hash: u32) -> Result<(), Refused> {
+    fn check_loop(
+        &self,
+        view: &View<'_>,
+        essentials: &Essentials<'_>,
+        setup: &Setup,
+        loop_hash: u32,
+    ) -> Result<(), Refused> {
         let mut own = 0;
-        for item in view.items(HeaderId::Via) {
-            let Some(text) = super::own_branch(item.value) else { continue };
-            if let Ok((token, _)) = ViaToken::decode(text, &setup.ring) {
-                own += 1;
-                if token.loop_hash == loop_hash || own > MAX_OWN_VIAS {
-                    return Err(Reason::Loop.into());
-                }
-            }
+        let mut seen = |branch: &[u8]| {
+            let token = branch.strip_prefix(COOKIE).and_then(|text| ViaToken::decode(text, &setup.ring).ok());
+            own += u32::from(token.is_some());
+            token.is_some_and(|(token, _)| token.loop_hash == loop_hash) || own > MAX_OWN_VIAS
+        };
+        // The topmost is parsed already, and most requests have no other.
+        let top = &essentials.via;
+        let others = view.is_repeated(HeaderId::Via)
+            || view.first(HeaderId::Via).is_some_and(|field| field.value.len() != top.whole.len());
+        let mut below = view.items(HeaderId::Via).skip(1).filter_map(|item| Via::parse(item.value));
+        if seen(top.branch) || (others && below.any(|via| seen(via.branch))) {
+            return Err(Reason::Loop.into());
         }
         Ok(())
     }
@@ -152,7 +162,7 @@ impl Proxy {
         out: &mut Outbox,
         rec: &mut R,
     ) {
-        let (branch, stripped) = write::request(request, plan, &mut self.edits, out);
+        let (branch, stripped) = write::request(request, plan, &mut self.edits, &mut self.text, out);
         if R::ON {
             if stripped > 0 {
                 rec.step("strip", format_args!("{stripped} header field(s) that no client may write"));

@@ -4,6 +4,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Turn, hop::Hops, routes::Routes, setup::Setup};
 use crate::{
+    live::Pins,
     route::{Facts, Source, Table},
     wire::{Essentials, Method, Start, View, token::Flow},
 };
@@ -43,11 +44,16 @@ impl<'a> Request<'a> {
         self.setup.listener(self.arrival.listener).flow(self.arrival.local, self.arrival.peer)
     }
 
-    /// The key of its pin. Method (CANCEL and ACK as their INVITE) and Request-URI are in it: what a pin is for has them
-    /// equal, and nothing else of the same Call-ID and From tag gets past the table by it.
-    pub fn pin_key(&self) -> u64 {
+    /// Who asks, for its pin: transaction and method, CANCEL and ACK as their INVITE.
+    pub fn who(&self) -> u64 {
         let token = if self.is_cancel_or_ack() { b"INVITE" } else { self.token() };
-        xxh3_64_with_seed(self.routes.ruri, self.transaction) ^ xxh3_64_with_seed(token, self.transaction)
+        self.transaction ^ xxh3_64_with_seed(token, self.transaction)
+    }
+
+    /// The key of its pin. The Request-URI is in it: what a pin is for has it equal, and nothing else of the same Call-ID and
+    /// From tag gets past the table by it.
+    pub fn pin_key(&self) -> u64 {
+        Pins::key(self.who(), xxh3_64_with_seed(self.routes.ruri, self.transaction))
     }
 
     /// What rules may look at. A CANCEL and an ACK are decided as their INVITE (SPEC 7.1); what is stripped from a client's

@@ -133,15 +133,16 @@ impl Proxy {
         setup: &Setup,
     ) {
         for item in view.items(HeaderId::RecordRoute) {
-            let Some(route) = NameAddr::parse(item.value) else { continue };
-            let Some(uri) = Uri::parse(route.uri) else { continue };
-            let Some(user) =
-                uri.user.filter(|_| setup.names.is_our_domain(uri.host.host) || is_local(turn, &uri))
-            else {
-                continue;
-            };
+            // Ours begin so, whoever wrote them anew; what is not, is not parsed.
+            let Some(start) = item.value.strip_prefix(b"<sip:") else { continue };
+            let Some(user) = memchr::memchr(b'@', start).map(|at| &start[..at]) else { continue };
             let Ok((rr, _)) = RouteToken::decode(user, &setup.ring, essentials.call_id) else { continue };
             if rr.bits != token.branch as u16 {
+                continue;
+            }
+            let Some(route) = NameAddr::parse(item.value) else { continue };
+            let Some(uri) = Uri::parse(route.uri) else { continue };
+            if !setup.names.is_our_domain(uri.host.host) && !is_local(turn, &uri) {
                 continue;
             }
             let local = match token.back {
@@ -197,6 +198,7 @@ impl Proxy {
                 .flows
                 .confirm(token.branch, turn.now, &mut |contact| granted(view, contact, turn, setup));
             self.stats.add(Counter::FlowsConfirmed, u64::from(confirmed.added + confirmed.refreshed));
+            self.stats.add(Counter::FlowConflicts, u64::from(confirmed.conflicts));
             self.stats.add(Counter::FlowsDropped, u64::from(confirmed.dropped_oldest));
         }
         if let Some((old, tag)) = token.moved {

@@ -49,6 +49,11 @@ fn in_dialogs(method: Method) -> bool {
     !matches!(method, Method::Register | Method::Publish | Method::Other)
 }
 
+/// Is this the user of a Request-URI that is our Route and no user of ours: none, or a token?
+fn own_or_bare(user: Option<&[u8]>, setup: &Setup, essentials: &Essentials<'_>) -> bool {
+    user.is_none_or(|user| RouteToken::decode(user, &setup.ring, essentials.call_id) != Err(Fault::Foreign))
+}
+
 /// One Route value of ours.
 struct Own<'a> {
     user: Option<&'a [u8]>,
@@ -74,11 +79,8 @@ impl<'a> Routes<'a> {
         let us = |uri: &Uri<'_>| uri.is_sip() && setup.names.is_us(uri.host.host, uri.host.port, local);
         let mut reader = TokenReader { setup, essentials, method, trusted, first: true, stopped: false };
 
-        let last = view.items(HeaderId::Route).last().ok_or(Reason::BadRoute)?;
-        let ours_or_bare = uri.user.is_none_or(|user| {
-            RouteToken::decode(user, &setup.ring, essentials.call_id) != Err(Fault::Foreign)
-        });
-        if us(&uri) && ours_or_bare {
+        if us(&uri) && own_or_bare(uri.user, setup, essentials) {
+            let last = view.items(HeaderId::Route).last().ok_or(Reason::BadRoute)?;
             let addr = NameAddr::parse(last.value).ok_or(Reason::BadRoute)?;
             let target = Uri::parse(addr.uri).ok_or(Reason::BadRoute)?;
             if target.param(b"lr").is_none() && !us(&target) {
@@ -88,8 +90,11 @@ impl<'a> Routes<'a> {
                 reader.read(&own, &mut routes.tokens);
             }
         }
-        let count = view.items(HeaderId::Route).count() - usize::from(routes.repaired);
-        for item in view.items(HeaderId::Route).take(count) {
+        let mut items = view.items(HeaderId::Route).peekable();
+        while let Some(item) = items.next() {
+            if routes.repaired && items.peek().is_none() {
+                break;
+            }
             let addr = NameAddr::parse(item.value).ok_or(Reason::BadRoute)?;
             let route = Uri::parse(addr.uri).ok_or(Reason::BadRoute)?;
             if !us(&route) {
@@ -110,6 +115,11 @@ impl<'a> Routes<'a> {
     /// The spans to cut from the message: the popped values and, after repair, the last one.
     pub fn cuts(&self, view: &View<'a>, mut cut: impl FnMut(Span)) {
         let total = view.items(HeaderId::Route).count();
+        if total == 1
+            && let Some(field) = view.first(HeaderId::Route)
+        {
+            return cut(field.line);
+        }
         let keep = self.popped..total - usize::from(self.repaired);
         let field_of = |i: usize| view.items(HeaderId::Route).nth(i);
         let mut i = 0;

@@ -30,9 +30,15 @@ pub struct Plan<'t> {
 }
 
 /// Appends the request as it leaves to `out`. Gives the hash part of its branch and how many header fields were stripped.
-pub fn request(request: &Request<'_>, plan: &Plan<'_>, edits: &mut Edits, out: &mut Outbox) -> (u64, u64) {
+pub fn request(
+    request: &Request<'_>,
+    plan: &Plan<'_>,
+    edits: &mut Edits,
+    text: &mut Vec<u8>,
+    out: &mut Outbox,
+) -> (u64, u64) {
     let Request { setup, view, essentials, .. } = *request;
-    let branch = hash::branch(&setup.ring, request.transaction, essentials);
+    let branch = hash::branch(&setup.ring, request.transaction, essentials, text);
     edits.clear();
     let top = view.first(HeaderId::Via).map_or(0, |via| via.line.start);
     edits.replace_with(Span { start: top, end: top }, |t| {

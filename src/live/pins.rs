@@ -5,6 +5,9 @@
 //! its oldest pin.
 //!
 //! A set keeps its pins newest first, so the oldest is the last, and the pin that a CANCEL looks for is met early.
+//!
+//! The low bits of a key say what was asked for (the Request-URI), the others by whom: a retransmission and a retry have
+//! both equal; a CANCEL and an ACK find the newest pin of who asked, for the ACK of a 2xx names the PBX's Contact.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
@@ -55,6 +58,7 @@ struct Aside {
 }
 
 const ASIDES: usize = 255;
+const WHAT_MASK: u64 = (1 << 24) - 1;
 const EXPIRY_BITS: u32 = 24;
 const EXPIRY_MASK: u64 = (1 << EXPIRY_BITS) - 1;
 
@@ -118,11 +122,23 @@ impl Pins {
         }
     }
 
+    /// The key of a pin: a hash of who asks (Call-ID, From tag, source, method), and one of what is asked for.
+    pub fn key(who: u64, what: u64) -> u64 {
+        who & !WHAT_MASK | what & WHAT_MASK
+    }
+
+    /// The pin of just this request.
     pub fn find(&self, key: u64, now: Now) -> Option<Pin> {
-        let slot = self.sets[self.place(key)].0.iter().find(|slot| slot.holds(key))?;
-        if !slot.is_live(now) {
-            return None;
-        }
+        self.first(key, now, |slot| slot.holds(key))
+    }
+
+    /// The newest pin of who asks, whatever for.
+    pub fn newest(&self, who: u64, now: Now) -> Option<Pin> {
+        self.first(who, now, |slot| (slot.key ^ who) & !WHAT_MASK == 0)
+    }
+
+    fn first(&self, key: u64, now: Now, is_it: impl Fn(&Slot) -> bool) -> Option<Pin> {
+        let slot = self.sets[self.place(key)].0.iter().find(|slot| is_it(slot) && slot.is_live(now))?;
         let (local, scope) = match slot.aside() {
             0 => (None, 0),
             n => (self.asides[n - 1].local, self.asides[n - 1].scope),
@@ -312,6 +328,20 @@ mod tests {
         assert_eq!(pins.asides.iter().filter(|a| a.uses > 0).count(), 4);
         pins.sweep(pins.sets(), at(100));
         assert!(pins.is_empty() && pins.asides.iter().all(|a| a.uses == 0));
+    }
+
+    #[test]
+    fn an_ack_finds_the_newest_pin_of_who_asked_and_a_retry_only_its_own() {
+        let mut pins = Pins::new(64);
+        let (one, other, elsewhere) = (Pins::key(7 << 40, 1), Pins::key(7 << 40, 2), Pins::key(8 << 40, 1));
+        pins.put(one, backend(1), 32, at(1));
+        pins.put(other, backend(2), 32, at(2));
+        pins.put(elsewhere, backend(3), 32, at(3));
+        assert_eq!(pins.find(one, at(4)), Some(backend(1)));
+        assert_eq!(pins.find(Pins::key(7 << 40, 3), at(4)), None);
+        assert_eq!(pins.newest(7 << 40, at(4)), Some(backend(2)));
+        assert_eq!(pins.newest(9 << 40, at(4)), None);
+        assert_eq!(pins.newest(7 << 40, at(60)), None);
     }
 
     #[test]

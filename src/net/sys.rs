@@ -374,6 +374,8 @@ fn each_control(header: &libc::msghdr, mut f: impl FnMut(c_int, c_int, &[u8])) {
         while let Some(control) = at.as_ref() {
             let data = libc::CMSG_DATA(at);
             let before = data as usize - at as usize;
+            // The type of cmsg_len differs between C libraries.
+            #[allow(clippy::unnecessary_cast)]
             let length = (control.cmsg_len as usize).saturating_sub(before);
             f(control.cmsg_level, control.cmsg_type, std::slice::from_raw_parts(data, length));
             at = libc::CMSG_NXTHDR(header, at);

@@ -49,7 +49,7 @@ pub fn loss(draw: u64) -> u64 {
     let at = (fraction >> 56) as usize;
     let (low, high) = (LOG2[at], LOG2[at + 1]);
     let within = fraction << 8 >> 40;
-    let log2 = low + ((high - low) * within >> 24);
+    let log2 = low + (((high - low) * within) >> 24);
     (((u64::from(zeros) + 1) << 40) - log2) >> 8
 }
 
@@ -62,7 +62,7 @@ static LOG2: [u64; 257] = {
         let mut bits = 0u64;
         let mut n = 0;
         while n < 40 {
-            x = x * x >> 62;
+            x = (x * x) >> 62;
             bits <<= 1;
             if x >> 63 != 0 {
                 bits |= 1;

@@ -39,7 +39,7 @@ impl<'a> NameAddr<'a> {
             lex::trim(display)
         };
         cursor.eat(b'<')?;
-        let uri = cursor.take_while(lex::is_uri_byte);
+        let uri = cursor.take_uri();
         cursor.eat(b'>')?;
         NameAddr::with_params(display, uri, cursor)
     }

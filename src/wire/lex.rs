@@ -7,6 +7,8 @@ const TOKEN: u8 = 1;
 const LWS: u8 = 2;
 const HOST: u8 = 4;
 const URI: u8 = 8;
+/// What may stand in a parameter's value without quotes: hosts too, so that an IPv6 address passes with brackets or
+/// without (RFC 5118 4.5), but nothing that could end or hide a value for another reader.
 const VALUE: u8 = 16;
 
 const CLASS: [u8; 256] = {
@@ -38,27 +40,10 @@ const CLASS: [u8; 256] = {
     class
 };
 
-#[inline]
-pub fn is_token_byte(b: u8) -> bool {
-    CLASS[b as usize] & TOKEN != 0
-}
-
-#[inline]
-pub fn is_host_byte(b: u8) -> bool {
-    CLASS[b as usize] & HOST != 0
-}
-
 /// What may stand in a URI of any scheme: no blank, no control character, no bracket or quote that could end it.
 #[inline]
 pub fn is_uri_byte(b: u8) -> bool {
     CLASS[b as usize] & URI != 0
-}
-
-/// What may stand in a parameter's value without quotes: hosts too, so that an IPv6 address passes with brackets or
-/// without (RFC 5118 4.5), but nothing that could end or hide a value for another reader.
-#[inline]
-fn is_value_byte(b: u8) -> bool {
-    CLASS[b as usize] & VALUE != 0
 }
 
 /// Space, tab, or a byte of a fold.
@@ -67,9 +52,39 @@ pub fn is_lws(b: u8) -> bool {
     CLASS[b as usize] & LWS != 0
 }
 
+/// How many bytes from the start are of the class: eight at a time, since most runs are longer than that.
+#[inline]
+fn run(bytes: &[u8], class: u8) -> usize {
+    let mut rest = bytes;
+    while let Some((block, behind)) = rest.split_first_chunk::<8>() {
+        if block.iter().fold(class, |all, b| all & CLASS[*b as usize]) == 0 {
+            break;
+        }
+        rest = behind;
+    }
+    while let [first, behind @ ..] = rest
+        && CLASS[*first as usize] & class != 0
+    {
+        rest = behind;
+    }
+    bytes.len() - rest.len()
+}
+
 /// One or more token characters and nothing else.
 pub fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|&b| is_token_byte(b))
+    !bytes.is_empty() && run(bytes, TOKEN) == bytes.len()
+}
+
+/// What may stand in a URI, and nothing else.
+#[inline]
+pub fn is_uri(bytes: &[u8]) -> bool {
+    run(bytes, URI) == bytes.len()
+}
+
+/// How many bytes of a host stand at the start.
+#[inline]
+pub fn host_len(bytes: &[u8]) -> usize {
+    run(bytes, HOST)
 }
 
 /// `bytes` without LWS at its ends.
@@ -154,12 +169,36 @@ impl<'a> Cursor<'a> {
         Some(())
     }
 
+    /// Reads `text`, exactly.
+    #[inline]
+    pub fn skip(&mut self, text: &[u8]) -> Option<()> {
+        if !self.rest().starts_with(text) {
+            return None;
+        }
+        self.at += text.len();
+        Some(())
+    }
+
     #[inline]
     pub fn take_while(&mut self, mut holds: impl FnMut(u8) -> bool) -> &'a [u8] {
         let rest = self.rest();
         let end = rest.iter().position(|&b| !holds(b)).unwrap_or(rest.len());
         self.at += end;
         &rest[..end]
+    }
+
+    #[inline]
+    fn take_class(&mut self, class: u8) -> &'a [u8] {
+        let rest = self.rest();
+        let end = run(rest, class);
+        self.at += end;
+        &rest[..end]
+    }
+
+    /// What may stand in a URI.
+    #[inline]
+    pub fn take_uri(&mut self) -> &'a [u8] {
+        self.take_class(URI)
     }
 
     #[inline]
@@ -171,12 +210,13 @@ impl<'a> Cursor<'a> {
         self.at > from
     }
 
+    #[inline]
     pub fn token(&mut self) -> Option<&'a [u8]> {
-        let token = self.take_while(is_token_byte);
+        let token = self.take_class(TOKEN);
         (!token.is_empty()).then_some(token)
     }
 
-    /// `*LWS b *LWS`
+    /// `*LWS b *LWS`; where `b` is not there the LWS has been read all the same.
     #[inline]
     pub fn separator(&mut self, b: u8) -> Option<()> {
         self.skip_lws();
@@ -208,7 +248,7 @@ impl<'a> Cursor<'a> {
         if self.separator(b'=').is_none() {
             return Some(Param { name, value: None });
         }
-        let value = if self.peek() == Some(b'"') { self.quoted()? } else { self.take_while(is_value_byte) };
+        let value = if self.peek() == Some(b'"') { self.quoted()? } else { self.take_class(VALUE) };
         Some(Param { name, value: Some(value) })
     }
 

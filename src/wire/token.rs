@@ -121,6 +121,9 @@ const VIA: u8 = 0;
 const ROUTE: u8 = 1;
 const PATH: u8 = 2;
 
+/// The first characters that version and type leave to each type: most foreign texts are told by theirs.
+const FIRST: [&[u8; 4]; 3] = [b"QRST", b"UVWX", b"YZab"];
+
 /// Longest payload with its MAC, in bytes (a via token with a moved IPv6 flow on wildcard listeners), and a little more.
 const MAX: usize = 128;
 const MAC: usize = 8;
@@ -148,8 +151,8 @@ impl Ring {
     }
 
     /// A keyed hash for what must not be guessed by a peer but is no token: branches, pins (SipHash-1-3).
-    pub fn hasher(&self) -> SipHasher13 {
-        SipHasher13::new_with_key(&self.keys[self.signing as usize].unwrap_or_default())
+    pub fn hash(&self, text: &[u8]) -> u64 {
+        SipHasher13::new_with_key(&self.keys[self.signing as usize].unwrap_or_default()).hash(text)
     }
 
     fn mac(&self, id: u8, payload: &[u8], binding: &[u8]) -> Option<u64> {
@@ -179,7 +182,7 @@ impl Ring {
     ) -> Result<(u8, u8, T), Fault> {
         let mut bytes = [0u8; MAX];
         // A text as long as no token of ours is none; the bound also keeps the decoder inside `bytes`.
-        if text.len() < 24 || text.len() > MAX * 4 / 3 {
+        if text.len() < 24 || text.len() > MAX * 4 / 3 || !FIRST[usize::from(kind)].contains(&text[0]) {
             return Err(Fault::Foreign);
         }
         let n = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).map_err(|_| Fault::Foreign)?;

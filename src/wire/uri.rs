@@ -40,7 +40,7 @@ impl<'a> HostPort<'a> {
             let sound = host.iter().all(|&b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'));
             return (sound && host.contains(&b':')).then(|| (host, &inner[end + 1..]));
         }
-        let end = bytes.iter().position(|&b| !lex::is_host_byte(b)).unwrap_or(bytes.len());
+        let end = lex::host_len(bytes);
         (end > 0).then(|| bytes.split_at(end))
     }
 
@@ -73,7 +73,7 @@ pub fn same_host(a: &[u8], b: &[u8]) -> bool {
 impl<'a> Uri<'a> {
     pub fn parse(bytes: &'a [u8]) -> Option<Uri<'a>> {
         let (scheme, rest) = split_scheme(bytes)?;
-        if rest.is_empty() || rest.iter().any(|b| matches!(b, 0..=b' ' | b'<' | b'>' | b'"' | 0x7f)) {
+        if rest.is_empty() || !lex::is_uri(rest) {
             return None;
         }
         let none = &bytes[..0];
@@ -168,6 +168,9 @@ impl<'a> Uri<'a> {
 
 /// The scheme and what follows its colon.
 pub(super) fn split_scheme(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    if let Some(rest) = bytes.strip_prefix(b"sip:") {
+        return Some((&bytes[..3], rest));
+    }
     let end = bytes.iter().position(|&b| !(b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.')))?;
     let (scheme, rest) = bytes.split_at(end);
     match (scheme, rest) {
@@ -197,14 +200,17 @@ fn pairs(list: &[u8], separator: u8) -> impl Iterator<Item = (&[u8], Option<&[u8
     })
 }
 
-/// Every pair of `a` that `b` has too is equal in both, and those that `must` be in both are.
+/// Every pair of `a` whose name `b` has too stands in `b` with its value, and those that `must` be in both are.
 fn every_pair(a: &[u8], b: &[u8], separator: u8, must: fn(&[u8]) -> bool) -> bool {
+    let same_value = |a: Option<&[u8]>, b: Option<&[u8]>| match (a, b) {
+        (Some(a), Some(b)) => same_escaped(a, b, true),
+        (a, b) => a.is_none() && b.is_none(),
+    };
     pairs(a, separator).all(|(name, value)| {
-        match pairs(b, separator).find(|(other, _)| same_escaped(name, other, true)) {
-            Some((_, other)) => match (value, other) {
-                (Some(value), Some(other)) => same_escaped(value, other, true),
-                (value, other) => value.is_none() == other.is_none(),
-            },
+        // A name may stand twice, against the RFC; then each of its values must be met.
+        let mut named = pairs(b, separator).filter(|(other, _)| same_escaped(name, other, true)).peekable();
+        match named.peek() {
+            Some(_) => named.any(|(_, other)| same_value(value, other)),
             None => !must(name),
         }
     })
@@ -267,12 +273,12 @@ impl Iterator for Units<'_> {
     type Item = Unit;
 
     fn next(&mut self) -> Option<Unit> {
-        if let [b'%', high, low, rest @ ..] = self.0 {
-            if let (Some(high), Some(low)) = (lex::hex(*high), lex::hex(*low)) {
-                self.0 = rest;
-                let b = high << 4 | low;
-                return Some(if is_unreserved(b) { Unit::Plain(b) } else { Unit::Escaped(b) });
-            }
+        if let [b'%', high, low, rest @ ..] = self.0
+            && let (Some(high), Some(low)) = (lex::hex(*high), lex::hex(*low))
+        {
+            self.0 = rest;
+            let b = high << 4 | low;
+            return Some(if is_unreserved(b) { Unit::Plain(b) } else { Unit::Escaped(b) });
         }
         let (&b, rest) = self.0.split_first()?;
         self.0 = rest;
@@ -391,6 +397,7 @@ mod tests {
             ("sip:a@h;lr", "sip:a@h;lr"),
             ("sip:a%3bb@h", "sip:a%3Bb@h"),
             ("tel:+1-201-555-0123", "tel:+1(201)5550123"),
+            ("sip:a@h;x=1;x=2", "sip:a@h;x=2;x=1"),
         ] {
             assert!(uri(a).same(&uri(b)) && uri(b).same(&uri(a)), "{a} {b}");
         }
@@ -414,6 +421,7 @@ mod tests {
             ("sip:a@h;maddr=10.0.0.1", "sip:a@h"),
             ("sip:a@h;lr=1", "sip:a@h;lr=2"),
             ("sip:a@[2001:db8::1]", "sip:a@[2001:db8::2]"),
+            ("sip:a@h;x=1;x=2", "sip:a@h;x=1"),
             ("tel:+12015550123", "tel:12015550123"),
             ("tel:123;phone-context=a", "tel:123;phone-context=b"),
             ("urn:a", "urn:b"),

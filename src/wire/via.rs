@@ -26,7 +26,10 @@ impl<'a> Via<'a> {
     pub fn parse(value: &'a [u8]) -> Option<Via<'a>> {
         let whole = lex::trim(value);
         let mut cursor = Cursor::new(whole);
-        protocol(&mut cursor)?;
+        match cursor.skip(b"SIP/2.0/") {
+            Some(()) => _ = cursor.skip_lws(),
+            None => protocol(&mut cursor)?,
+        }
         let transport = cursor.token()?;
         if !cursor.skip_lws() {
             return None;
@@ -73,12 +76,8 @@ fn protocol(cursor: &mut Cursor<'_>) -> Option<()> {
 
 /// `host [ : port ]`, with LWS round the colon.
 fn sent_by<'a>(cursor: &mut Cursor<'a>) -> Option<HostPort<'a>> {
-    let (host, _) = HostPort::split_host(cursor.rest())?;
-    let bracketed = cursor.eat(b'[').is_some();
-    cursor.take_while(|b| if bracketed { b != b']' } else { lex::is_host_byte(b) });
-    if bracketed {
-        cursor.eat(b']')?;
-    }
+    let (host, behind) = HostPort::split_host(cursor.rest())?;
+    *cursor = Cursor::new(behind);
     if cursor.separator(b':').is_none() {
         return Some(HostPort { host, port: None });
     }
@@ -102,6 +101,7 @@ mod tests {
         assert_eq!(v.branch, b"z9hG4bKx");
         assert_eq!(v.received, Some(&b"192.0.2.9"[..]));
         assert_eq!(v.rport, Some((&b"rport"[..], None)));
+        assert_eq!(via("SIP/2.0/ \tTCP h").transport, b"TCP");
         let v = via("SIP/2.0/TCP h;RPORT=5070");
         assert_eq!(v.rport, Some((&b"RPORT"[..], Some(&b"5070"[..]))));
         assert!(v.branch.is_empty() && v.received.is_none());
@@ -151,6 +151,7 @@ mod tests {
             "SIP/2.0/UDP h;branch=a b",
             "SIP/2.0/UDPh",
             "SIP/2.0/UDP h;x=\"open",
+            "SIP/2.0//UDP h",
         ] {
             assert!(Via::parse(bad.as_bytes()).is_none(), "{bad}");
         }

@@ -229,13 +229,13 @@ fn each_renewed_token_serves_as_the_first_did() {
     let scene = Scene::start(108, &one_pbx(108));
     let (phone, pbx) = (scene.phone(), scene.pbx(1));
     let dialog = Dialog::subscribe(&scene, &phone, &pbx);
-    let (mut to_pbx, mut to_phone) = (dialog.caller_routes[0].clone(), dialog.callee_routes[0].clone());
+    let mut to_pbx = dialog.caller_routes[0].clone();
     let mut branches = Vec::new();
     for n in 2..6 {
         let refresh = dialog.by_caller("SUBSCRIBE", &phone).with("Route", to_pbx.as_str());
         let refresh = refresh.with("CSeq", format!("{n} SUBSCRIBE"));
         let got = passes(&phone, &refresh, &pbx, scene.pbxs());
-        to_phone = text::header(&got, "Record-Route").to_owned();
+        let to_phone = text::header(&got, "Record-Route").to_owned();
         let notify = dialog.by_callee("NOTIFY", &pbx).with("Route", to_phone.as_str());
         let got = passes(&pbx, &notify.with("CSeq", format!("{n} NOTIFY")), &phone, scene.phones());
         to_pbx = text::header(&got, "Record-Route").to_owned();

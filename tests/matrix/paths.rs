@@ -99,7 +99,6 @@ fn a_backends_request_along_the_path_reaches_the_phones_flow() {
 #[test]
 fn any_backend_and_any_trusted_source_may_use_a_path() {
     let table = only_by_path(153) + &pool("two", 153, &[2]);
-    let table = table.replacen("[[rule]]", "#", 0);
     let scene = Layout::new(153).more("[trust]\nprefixes = [\"127.40.153.64/28\"]\n").start(&table);
     let (phone, pbx, other, trusted) = (scene.phone(), scene.pbx(1), scene.pbx(2), scene.party(66));
     let (got, _) = scene.register(&phone, &pbx, "alice", "<sip:alice@10.0.0.7>");

@@ -1,8 +1,10 @@
 //! The Prometheus text format, read back: names, labels and values.
 
+type Labels = Vec<(String, String)>;
+
 /// One scrape.
 pub struct Metrics {
-    series: Vec<(String, Vec<(String, String)>, f64)>,
+    series: Vec<(String, Labels, f64)>,
 }
 
 impl Metrics {
@@ -50,7 +52,7 @@ impl Metrics {
 }
 
 #[track_caller]
-fn sample(line: &str) -> (String, Vec<(String, String)>, f64) {
+fn sample(line: &str) -> (String, Labels, f64) {
     let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("not a sample: {line:?}"));
     let value = value.parse().unwrap_or_else(|_| panic!("not a number: {line:?}"));
     let Some((name, labels)) = series.split_once('{') else {
@@ -60,7 +62,7 @@ fn sample(line: &str) -> (String, Vec<(String, String)>, f64) {
 }
 
 /// `a="b",c="d \"e\""`
-fn pairs(mut text: &str) -> Vec<(String, String)> {
+fn pairs(mut text: &str) -> Labels {
     let mut pairs = Vec::new();
     while let Some((key, rest)) = text.split_once("=\"") {
         let mut value = String::new();

@@ -78,7 +78,7 @@ fn a_lone_cr_lf_or_nul_that_hides_a_header_is_400() {
     for (what, bytes) in [
         ("a lone LF behind the request line", sound.replacen("\r\n", "\n", 1)),
         ("a lone CR in the request line", sound.replacen("example.com ", "example.com\r ", 1)),
-        ("a NUL in the R-URI", sound.replacen("sip:1000@", "sip:10\000@", 1)),
+        ("a NUL in the R-URI", sound.replacen("sip:1000@", "sip:10\x0000@", 1)),
         ("all lines ended by LF", sound.replace("\r\n", "\n")),
         ("all lines ended by CR", sound.replace("\r\n", "\r")),
         ("the empty line a lone LF", sound.replacen("\r\n\r\n", "\r\n\n", 1)),

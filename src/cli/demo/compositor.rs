@@ -29,9 +29,11 @@ impl Exchange {
             tick.tick().await;
             let now = Instant::now();
             let mut held = self.held.lock();
-            let ended = held.publications.extract_if(|_, publication| publication.ends <= now);
-            let changed: Vec<_> = ended.map(|(_, publication)| publication).collect();
-            for publication in changed {
+            let is_over = |publication: &Publication| publication.ends <= now;
+            let ended: Vec<_> =
+                held.publications.iter().filter(|(_, p)| is_over(p)).map(|(etag, _)| etag.clone()).collect();
+            for etag in ended {
+                let Some(publication) = held.publications.remove(&etag) else { continue };
                 self.journal.say(
                     &self.name,
                     format_args!("publication {} of {} expired", publication.package, publication.resource),

@@ -107,11 +107,11 @@ impl Endpoint {
 
     fn deliver(&self, via: &str, response: Message) {
         let branch = param(via, "branch").unwrap_or_default();
-        if response.code() >= 200 {
-            if let Some(waiting) = self.state.lock().waiting.remove(branch) {
-                // Whoever waited may have been stopped meanwhile.
-                let _ = waiting.send(response);
-            }
+        if response.code() >= 200
+            && let Some(waiting) = self.state.lock().waiting.remove(branch)
+        {
+            // Whoever waited may have been stopped meanwhile.
+            let _ = waiting.send(response);
         }
     }
 
@@ -121,10 +121,10 @@ impl Endpoint {
             let mut state = self.state.lock();
             state.answers.insert(incoming.key.clone(), (bytes.clone(), incoming.back));
             state.order.push_back(incoming.key.clone());
-            if state.order.len() > ANSWERS {
-                if let Some(oldest) = state.order.pop_front() {
-                    state.answers.remove(&oldest);
-                }
+            if state.order.len() > ANSWERS
+                && let Some(oldest) = state.order.pop_front()
+            {
+                state.answers.remove(&oldest);
             }
         }
         let _ = self.socket.send_to(&bytes, incoming.back).await;

@@ -40,8 +40,11 @@ const UNKNOWN_PACKAGE: &str = "weather";
 /// Answered by the table.
 pub const REFUSED_PACKAGE: &str = "conference";
 
+/// A package, and the users whose state in it is watched.
+type Watched = (&'static str, &'static [&'static str]);
+
 /// Who watches what.
-const WATCHERS: [(&str, &[(&str, &[&str])]); 3] = [
+const WATCHERS: [(&str, &[Watched]); 3] = [
     ("2001", &[("presence", &["1001", "1002", "1003", "1004", "1005", "1006"])]),
     ("2002", &[("dialog", &["1001", "1002", "1003"]), ("presence", &["1001"])]),
     ("2003", &[("message-summary", &["2003"]), ("presence", &["1004", "1005"])]),
@@ -249,7 +252,7 @@ impl Stage {
         while !self.sleep(PACE).await {
             let publication = &mut publications[turn % count];
             let change = turn as u64 + 1;
-            let refresh = change % 7 == 0 && publication.etag.is_some();
+            let refresh = change.is_multiple_of(7) && publication.etag.is_some();
             if change == 2 * count as u64 - 3 {
                 self.journal.say("publisher", format_args!("forgets an entity-tag and makes one up"));
                 publication.etag = Some("made-up".to_owned());

@@ -448,14 +448,13 @@ fn admin(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Admin) {
             _ => faults.unknown_key(key, "[admin]", ["address", "token"]),
         }
     }
-    if let (Some(address), None) = (out.address, &out.token) {
-        if !address.ip().to_canonical().is_loopback() && !table.contains_key("token") {
-            let message = format!(
-                "the admin address {} is not loopback: it needs a token (token = \"…\")",
-                address.ip()
-            );
-            faults.error(at, message);
-        }
+    if let (Some(address), None) = (out.address, &out.token)
+        && !address.ip().to_canonical().is_loopback()
+        && !table.contains_key("token")
+    {
+        let message =
+            format!("the admin address {} is not loopback: it needs a token (token = \"…\")", address.ip());
+        faults.error(at, message);
     }
 }
 

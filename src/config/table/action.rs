@@ -185,6 +185,7 @@ fn reply_headers(faults: &mut Faults<'_>, value: &Value<'_>) -> Vec<(String, Str
 }
 
 /// The phrase of a code (RFC 3261 21 and the RFCs that added to it); that of its class for others.
+#[allow(clippy::match_overlapping_arm)] // a code that has a phrase of its own stands before its class
 fn phrase(code: u16) -> &'static str {
     match code {
         200 => "OK",

@@ -23,10 +23,11 @@ const LONGEST: usize = 8192;
 /// How `PatternSpec::regex` is read. The compiler of tables builds from this, so that both mean the same.
 pub fn hir(regex: &str) -> Result<Hir, Box<regex_syntax::Error>> {
     let parse = |unicode: bool| {
-        ParserBuilder::new().utf8(false).unicode(unicode).dot_matches_new_line(true).build().parse(regex)
+        let mut parser = ParserBuilder::new().utf8(false).unicode(unicode).dot_matches_new_line(true).build();
+        parser.parse(regex).map_err(Box::new)
     };
     // Over bytes a letter beyond ASCII would be a row of bytes that `(?i)` does not fold.
-    if regex.is_ascii() { parse(false).or_else(|_| parse(true)) } else { parse(true) }.map_err(Box::new)
+    if regex.is_ascii() { parse(false).or_else(|_| parse(true)) } else { parse(true) }
 }
 
 /// A regex of this key over this subject.

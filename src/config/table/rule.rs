@@ -47,11 +47,11 @@ pub(super) fn rules<'i>(
     for (table, span) in faults.tables("rule", value) {
         let line = faults.line_of(span.start);
         let name = name(faults, table, &span);
-        if let Some(text) = &name {
-            if let Some(other) = names.insert(text.value.to_owned(), line) {
-                let message = format!("rule {} is already there, in line {other}", quoted(text.value));
-                faults.error(text.span.clone(), message);
-            }
+        if let Some(text) = &name
+            && let Some(other) = names.insert(text.value.to_owned(), line)
+        {
+            let message = format!("rule {} is already there, in line {other}", quoted(text.value));
+            faults.error(text.span.clone(), message);
         }
         let name = name.map_or("", |text| text.value);
         let mut context = Context { rule: name, pools: &pools, uses: &mut spec.listener_uses };
