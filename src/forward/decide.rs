@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Retry-After where no backend can take a request, in seconds.
-const NO_BACKEND_RETRY_S: u32 = 5;
+pub const NO_BACKEND_RETRY_S: u32 = 5;
 
 /// What was decided.
 pub enum Outcome<'t> {

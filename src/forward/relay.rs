@@ -3,7 +3,7 @@
 
 use super::{
     COOKIE, Proxy, Turn,
-    decide::{Outcome, hop_text},
+    decide::{NO_BACKEND_RETRY_S, Outcome, hop_text},
     hash,
     hop::{Hop, Refused},
     io::Outbox,
@@ -79,6 +79,9 @@ impl Proxy {
             || uri.is_sip() && uri.user.is_none() && setup.names.is_us(uri.host.host, uri.host.port, local);
         let routes = Routes::read(view, &essentials, method, uri, setup, local, source.is_backend())?;
         if method == Method::Options && !routes.repaired && routes.next.is_none() && to_us() {
+            if turn.table.pools.all_down() {
+                return Err(Refused { reason: Reason::NoBackend, retry: Some(NO_BACKEND_RETRY_S) });
+            }
             self.options(turn, view, out, rec);
             return Ok(());
         }

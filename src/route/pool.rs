@@ -127,6 +127,12 @@ impl Pools {
         self.backend(at).admin == AdminState::Active
     }
 
+    /// There are backends, and none takes new requests.
+    pub fn all_down(&self) -> bool {
+        let mut backends = self.backends().peekable();
+        backends.peek().is_some() && backends.all(|(_, backend)| backend.admin != AdminState::Active)
+    }
+
     /// Every backend with its place, in the file's order.
     pub fn backends(&self) -> impl Iterator<Item = (BackendRef, &Backend)> {
         self.pools.iter().enumerate().flat_map(|(pool, p)| {

@@ -80,7 +80,6 @@ reasons! {
     Ourselves           "ourselves"            482 "Loop Detected";
     Sips                "sips"                 480 "Temporarily Unavailable";
     Limited             "limited"              503 "Service Unavailable";
-    Draining            "draining"             503 "Service Unavailable";
     CancelUnmatched     "cancel_unmatched"     481 "Call/Transaction Does Not Exist";
     Unreachable         "unreachable"          503 "Service Unavailable";
     RedirectTo          "redirect"             302 "Moved Temporarily";

@@ -360,6 +360,18 @@ fn options_to_us_is_answered_by_us_and_options_to_a_user_is_not() {
     line.pbx.expect("SIP/2.0 200");
 }
 
+/// SPEC 4.4: 503 with Retry-After where there are backends and none takes anything.
+#[test]
+fn options_to_us_is_503_while_all_backends_are_off() {
+    let table = pool("calls", 201, &[1]).replace("uri =", "state = \"off\"\nuri =")
+        + &rule("calls", "source = \"clients\"", "route = \"calls\"");
+    let scene = Scene::start(201, &table);
+    let phone = scene.phone();
+    phone.send(scene.phones(), Request::new("OPTIONS", &format!("sip:{}", scene.phones()), &phone).text());
+    let answer = phone.expect("SIP/2.0 503");
+    assert!(!text::header(&answer, "Retry-After").is_empty());
+}
+
 /// SPEC 2.4.
 #[test]
 fn too_many_headers_and_too_long_a_start_line_are_400() {
