@@ -57,8 +57,8 @@ fn compare(bytes: &[u8]) {
         theirs.headers().iter().map(|h| name_and_value(&h.to_string())).collect();
     assert_eq!(fields.len(), view.fields().len());
     for (f, (name, value)) in view.fields().iter().zip(&fields) {
-        assert!(text(view.of(f.name)).eq_ignore_ascii_case(name), "{name}");
-        assert_eq!(text(view.of(f.value)), value.trim());
+        assert!(text(view.of(f.name())).eq_ignore_ascii_case(name), "{name}");
+        assert_eq!(text(view.value_of(f)), value.trim());
     }
     assert_eq!(theirs.body(), view.body());
 

@@ -167,6 +167,9 @@ impl Load {
             {
                 self.send(router, &mut outcome);
             }
+            if received == 0 {
+                std::thread::yield_now();
+            }
             if now >= next_sweep {
                 next_sweep = now + LOST_NS / 4;
                 self.sweep(now, &mut idle, &mut outcome);

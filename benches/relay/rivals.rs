@@ -106,10 +106,12 @@ pub struct Rival {
 }
 
 impl Rival {
-    /// Starts it on core 0. `tidings` is the binary of that name.
+    /// Starts it on core 0, as a batch process (see `main`). `tidings` is the binary of that name.
     pub fn start(kind: Kind, tidings: &Path) -> io::Result<Rival> {
         let dir = std::env::temp_dir().join(format!("tidings-bench-{}-{}", std::process::id(), kind.name()));
-        let mut command = kind.command(&dir, tidings)?;
+        let plain = kind.command(&dir, tidings)?;
+        let mut command = Command::new("chrt");
+        command.args(["--batch", "0"]).arg(plain.get_program()).args(plain.get_args());
         let log = fs::File::create(dir.join("log"))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         // A child keeps to the core of the thread that starts it.

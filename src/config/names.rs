@@ -5,6 +5,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::settings::{Settings, host_port};
+use crate::wire;
 
 /// The port that a URI without one means (UDP and TCP; RFC 3261 19.1.2).
 const DEFAULT_PORT: u16 = 5060;
@@ -67,10 +68,7 @@ struct Host<'h> {
 impl<'h> Host<'h> {
     fn of(host: &'h [u8]) -> Host<'h> {
         let inner = host.strip_prefix(b"[").and_then(|rest| rest.strip_suffix(b"]")).unwrap_or(host);
-        // An address begins with a digit or holds a colon; most hosts are asked no further.
-        let numeric = inner.first().is_some_and(u8::is_ascii_digit) || inner.contains(&b':');
-        let text = if numeric { std::str::from_utf8(inner).ok() } else { None };
-        let ip = text.and_then(|text| text.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical());
+        let ip = wire::ip::parse(inner).map(|ip| ip.to_canonical());
         Host { name: inner.strip_suffix(b".").unwrap_or(inner), ip }
     }
 

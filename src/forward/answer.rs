@@ -62,7 +62,7 @@ impl Proxy {
             Reason::ProxyRequire => {
                 for (_, field) in view.all(HeaderId::ProxyRequire) {
                     headers.extend_from_slice(b"Unsupported: ");
-                    headers.extend_from_slice(view.of(field.value));
+                    headers.extend_from_slice(view.value_of(field));
                     headers.extend_from_slice(b"\r\n");
                 }
             }

@@ -7,14 +7,31 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::wire::{Essentials, token::Ring};
 
-/// Call-ID, From tag and source: the key of pins, and the first half of a branch. `text` is scratch, here and below.
-pub fn transaction(ring: &Ring, essentials: &Essentials<'_>, peer: SocketAddr, text: &mut Vec<u8>) -> u64 {
+/// The hash of a transaction: Call-ID, From tag and source, the key of pins, and the first half of a branch; and of a loop:
+/// what makes a second pass a loop and not a spiral, nothing that an ACK or a CANCEL adds or lacks. `text` is scratch, here
+/// and below.
+pub fn transaction<'a>(
+    ring: &Ring,
+    essentials: &Essentials<'_>,
+    peer: SocketAddr,
+    ruri: &[u8],
+    routes: impl Iterator<Item = &'a [u8]>,
+    text: &mut Vec<u8>,
+) -> (u64, u32) {
     text.clear();
     part(text, essentials.call_id);
     part(text, essentials.from_tag);
     address(text, peer.ip());
+    let both = text.len();
     text.extend_from_slice(&peer.port().to_be_bytes());
-    ring.hash(text)
+    let transaction = ring.hash(text);
+    text.truncate(both);
+    text.extend_from_slice(&essentials.cseq.to_be_bytes());
+    part(text, ruri);
+    for route in routes {
+        part(text, route);
+    }
+    (transaction, xxhash_rust::xxh3::xxh3_64_with_seed(text, 0x7469_6469_6e67_7303) as u32)
 }
 
 /// The hash part of our branch. The method is not in it: CANCEL and ACK for a non-2xx take their INVITE's branch.
@@ -26,23 +43,6 @@ pub fn branch(ring: &Ring, transaction: u64, essentials: &Essentials<'_>, text: 
     text.extend_from_slice(&essentials.via.sent_by.port.unwrap_or(0).to_be_bytes());
     text.extend_from_slice(&essentials.cseq.to_be_bytes());
     ring.hash(text)
-}
-
-/// What makes a second pass a loop and not a spiral: nothing that an ACK or a CANCEL adds or lacks.
-pub fn looped<'a>(
-    peer: IpAddr,
-    ruri: &'a [u8],
-    routes: impl Iterator<Item = &'a [u8]>,
-    essentials: &Essentials<'a>,
-    text: &mut Vec<u8>,
-) -> u32 {
-    text.clear();
-    address(text, peer);
-    text.extend_from_slice(&essentials.cseq.to_be_bytes());
-    for field in [ruri, essentials.from_tag, essentials.call_id].into_iter().chain(routes) {
-        part(text, field);
-    }
-    xxhash_rust::xxh3::xxh3_64_with_seed(text, 0x7469_6469_6e67_7303) as u32
 }
 
 /// Length before bytes, so that no two lists of fields give one input.

@@ -10,7 +10,7 @@ use crate::{
     live::Now,
     route::{BackendRef, Pools, Source, Table},
     wire::{
-        Essentials, Method, Reason, Transport, Uri,
+        Essentials, Method, Reason, Transport, Uri, ip,
         token::{Flow, RouteToken, Side, tag_hash},
     },
 };
@@ -249,5 +249,5 @@ impl Hops<'_> {
 }
 
 fn ip_literal(uri: &Uri<'_>) -> Option<IpAddr> {
-    std::str::from_utf8(uri.host.host).ok()?.parse().ok()
+    ip::parse(uri.host.host)
 }

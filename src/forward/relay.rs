@@ -7,7 +7,7 @@ use super::{
     hash,
     hop::{Hop, Refused},
     io::Outbox,
-    request::{Request, source},
+    request::Request,
     routes::{Routes, Tokens},
     setup::Setup,
     write::{self, Plan},
@@ -44,7 +44,7 @@ impl Proxy {
         };
         let listener = turn.setup.listener(turn.arrival.listener);
         self.stats.received(Kind::Request(method), listener.transport);
-        let source = source(turn);
+        let source = self.sources.of(turn);
         if R::ON {
             rec.step("source", format_args!("{}", describe(source, turn.table)));
         }
@@ -93,9 +93,9 @@ impl Proxy {
         }
         let peer = turn.arrival.peer;
         let route_values = view.items(HeaderId::Route).map(|item| item.value);
-        let loop_hash = hash::looped(peer.ip(), view.ruri(), route_values, &essentials, &mut self.text);
+        let (transaction, loop_hash) =
+            hash::transaction(&setup.ring, &essentials, peer, view.ruri(), route_values, &mut self.text);
         self.check_loop(view, &essentials, setup, loop_hash)?;
-        let transaction = hash::transaction(&setup.ring, &essentials, peer, &mut self.text);
         let request = Request {
             turn,
             setup,
@@ -139,7 +139,7 @@ impl Proxy {
         // The topmost is parsed already, and most requests have no other.
         let top = &essentials.via;
         let others = view.is_repeated(HeaderId::Via)
-            || view.first(HeaderId::Via).is_some_and(|field| field.value.len() != top.whole.len());
+            || view.value(HeaderId::Via).is_some_and(|value| value.len() != top.whole.len());
         let mut below = view.items(HeaderId::Via).skip(1).filter_map(|item| Via::parse(item.value));
         if seen(top.branch) || (others && below.any(|via| seen(via.branch))) {
             return Err(Reason::Loop.into());

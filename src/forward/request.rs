@@ -1,5 +1,7 @@
 //! One request with all that is known of it, and who sent it (SPEC 1.1).
 
+use std::net::{IpAddr, SocketAddr};
+
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::{Turn, hop::Hops, routes::Routes, setup::Setup};
@@ -91,18 +93,62 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Who sent it (SPEC 1.1): the listener must allow backends, the address must be one's.
-pub fn source(turn: &Turn<'_>) -> Source {
+/// Who sent it (SPEC 1.1), for the peers that were heard last, so that a message costs no look-up in the table's maps.
+pub struct Sources {
+    /// By some bits of the address. An entry holds for one version of the table.
+    recent: Vec<Option<Recent>>,
+}
+
+#[derive(Clone, Copy)]
+struct Recent {
+    version: u64,
+    listener: u8,
+    peer: SocketAddr,
+    source: Source,
+}
+
+const RECENT: usize = 256;
+
+impl Default for Sources {
+    fn default() -> Self {
+        Sources { recent: vec![None; RECENT] }
+    }
+}
+
+impl Sources {
+    pub fn of(&mut self, turn: &Turn<'_>) -> Source {
+        let (listener, peer, version) = (turn.arrival.listener, turn.arrival.peer, turn.table.version);
+        let host = match peer.ip() {
+            IpAddr::V4(ip) => ip.to_bits(),
+            IpAddr::V6(ip) => ip.to_bits() as u32,
+        };
+        let place = (host ^ host >> 8 ^ u32::from(peer.port())) as usize % RECENT;
+        if let Some(recent) = &self.recent[place]
+            && (recent.version, recent.listener, recent.peer) == (version, listener, peer)
+        {
+            return recent.source;
+        }
+        let (source, lasts) = source(turn);
+        if lasts {
+            self.recent[place] = Some(Recent { version, listener, peer, source });
+        }
+        source
+    }
+}
+
+/// Who sent it: the listener must allow backends, the address must be one's. And whether that lasts as long as the table:
+/// a departed backend's day ends before.
+fn source(turn: &Turn<'_>) -> (Source, bool) {
     let setup = turn.setup;
     let listener = setup.listener(turn.arrival.listener);
     if !listener.allows_backends() {
-        return Source::Client;
+        return (Source::Client, true);
     }
     let peer = turn.arrival.peer;
     match turn.table.pools.peer(listener.transport, peer, turn.now.unix_s) {
-        Some(crate::route::Peer::Backend(at)) => Source::Backend(at),
-        Some(crate::route::Peer::Departed) => Source::Trusted,
-        None if setup.trusts(peer.ip()) => Source::Trusted,
-        None => Source::Client,
+        Some(crate::route::Peer::Backend(at)) => (Source::Backend(at), true),
+        Some(crate::route::Peer::Departed) => (Source::Trusted, false),
+        None if setup.trusts(peer.ip()) => (Source::Trusted, true),
+        None => (Source::Client, true),
     }
 }

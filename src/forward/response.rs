@@ -4,7 +4,6 @@
 use super::{
     Proxy, Turn,
     io::{Outbox, Target},
-    request::source,
     setup::{Listener, Setup},
 };
 use crate::{
@@ -13,6 +12,7 @@ use crate::{
     wire::{
         Essentials, HeaderId, Item, Method, NameAddr, Reason, Span, Start, Uri, View,
         inspect::inspect,
+        ip,
         token::{Bound, Fault, Flow, PathToken, RouteToken, ViaToken, flow_hash},
     },
 };
@@ -54,7 +54,7 @@ impl Proxy {
         let method = essentials.method;
         self.stats.received(Kind::Response(method), arrived.transport);
         let token = self.verified(&essentials, setup)?;
-        let from = source(turn);
+        let from = self.sources.of(turn);
         let expected = match token.bound {
             Bound::Backend => from.is_backend(),
             Bound::Client(hash) => hash == flow_hash(&arrived.flow(turn.arrival.local, turn.arrival.peer)),
@@ -212,8 +212,7 @@ impl Proxy {
 
 /// `rewrite_contact` of a PBX writes the packet's source into our Record-Route: the address that it answered.
 fn is_local(turn: &Turn<'_>, uri: &Uri<'_>) -> bool {
-    let host = std::str::from_utf8(uri.host.host).ok().and_then(|host| host.parse().ok());
-    host.is_some_and(|ip: std::net::IpAddr| ip == turn.arrival.local.ip())
+    ip::parse(uri.host.host) == Some(turn.arrival.local.ip())
 }
 
 /// The span that takes one comma-separated value out: its whole line where it is alone in it, else up to the next value.
@@ -221,7 +220,7 @@ fn without(view: &View<'_>, item: &Item<'_>, next: Option<&Item<'_>>) -> Span {
     let value = view.span_of(item.value);
     match next.filter(|next| next.field == item.field) {
         Some(next) => Span { start: value.start, end: view.span_of(next.value).start },
-        None => view.fields()[item.field].line,
+        None => view.fields()[item.field].line(),
     }
 }
 

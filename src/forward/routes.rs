@@ -118,7 +118,7 @@ impl<'a> Routes<'a> {
         if total == 1
             && let Some(field) = view.first(HeaderId::Route)
         {
-            return cut(field.line);
+            return cut(field.line());
         }
         let keep = self.popped..total - usize::from(self.repaired);
         let field_of = |i: usize| view.items(HeaderId::Route).nth(i);
@@ -130,17 +130,23 @@ impl<'a> Routes<'a> {
             let kept = keep.start.max(i)..keep.end.min(i + in_line);
             let field = &view.fields()[first.field];
             if kept.is_empty() {
-                cut(field.line);
+                cut(field.line());
             } else {
                 if kept.start > i
                     && let Some(item) = field_of(kept.start)
                 {
-                    cut(Span { start: field.value.start, end: view.span_of(item.value).start });
+                    cut(Span {
+                        start: view.span_of(view.value_of(field)).start,
+                        end: view.span_of(item.value).start,
+                    });
                 }
                 if kept.end < i + in_line
                     && let Some(item) = field_of(kept.end - 1)
                 {
-                    cut(Span { start: view.span_of(item.value).end, end: field.value.end });
+                    cut(Span {
+                        start: view.span_of(item.value).end,
+                        end: view.span_of(view.value_of(field)).end,
+                    });
                 }
             }
             i += in_line;

@@ -40,7 +40,7 @@ pub fn request(
     let Request { setup, view, essentials, .. } = *request;
     let branch = hash::branch(&setup.ring, request.transaction, essentials, text);
     edits.clear();
-    let top = view.first(HeaderId::Via).map_or(0, |via| via.line.start);
+    let top = view.first(HeaderId::Via).map_or(0, |via| via.line().start);
     edits.replace_with(Span { start: top, end: top }, |t| {
         write_via(request, plan, branch, t);
         if wants_record_route(request.method) && plan.rule.is_none_or(|rule| rule.record_route) {
@@ -55,7 +55,9 @@ pub fn request(
     });
     stamp(view, &essentials.via, request.arrival.peer, edits);
     if let (Some(field), Some(hops)) = (view.first(HeaderId::MaxForwards), essentials.max_forwards) {
-        edits.replace_with(field.value, |t| put::number(hops.saturating_sub(1).into(), t));
+        edits.replace_with(view.span_of(view.value_of(field)), |t| {
+            put::number(hops.saturating_sub(1).into(), t)
+        });
     }
     if request.routes.edited() {
         request.routes.cuts(view, |span| edits.cut(span));
@@ -230,10 +232,12 @@ fn support_path(view: &View<'_>, edits: &mut Edits) {
         return;
     }
     match view.first(HeaderId::Supported) {
-        Some(field) if field.value.start < field.value.end => edits.insert(field.value.end, b", path"),
-        Some(field) => edits.replace(field.line, b"Supported: path\r\n"),
+        Some(field) => match view.value_of(field) {
+            b"" => edits.replace(field.line(), b"Supported: path\r\n"),
+            value => edits.insert(view.span_of(value).end, b", path"),
+        },
         None => {
-            edits.insert(view.first(HeaderId::Via).map_or(0, |via| via.line.start), b"Supported: path\r\n")
+            edits.insert(view.first(HeaderId::Via).map_or(0, |via| via.line().start), b"Supported: path\r\n")
         }
     }
 }
@@ -270,9 +274,9 @@ fn strip(view: &View<'_>, names: &[Box<[u8]>], edits: &mut Edits) -> u64 {
         return 0;
     }
     for field in view.fields() {
-        let name = view.of(field.name);
+        let name = view.of(field.name());
         if names.iter().any(|n| same_name(name, n)) {
-            edits.cut(field.line);
+            edits.cut(field.line());
             stripped += 1;
         }
     }
@@ -289,14 +293,14 @@ fn apply_rule(request: &Request<'_>, rule: &Rule, edits: &mut Edits) {
         !request.source.is_backend() && request.table.rules.strip.iter().any(|n| same_name(name, n))
     };
     for field in view.fields() {
-        let name = view.of(field.name);
+        let name = view.of(field.name());
         let named = rule.set.iter().any(|set| same_name(name, &set.canonical))
             || rule.remove.iter().any(|remove| same_name(name, remove));
         if named && !stripped(name) {
-            edits.cut(field.line);
+            edits.cut(field.line());
         }
     }
-    let end = view.fields().last().map_or(0, |field| field.line.end);
+    let end = view.fields().last().map_or(0, |field| field.line().end);
     for set in &rule.set {
         edits.replace_with(Span { start: end, end }, |t| {
             t.extend_from_slice(set.name.as_bytes());

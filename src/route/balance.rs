@@ -183,7 +183,7 @@ fn header(name: &str, facts: &Facts<'_>, out: &mut Vec<u8>) -> bool {
         HeaderId::Other => facts.view.named(name.as_bytes()).map(|(_, field)| field).find(|f| facts.shows(f)),
         known => facts.view.all(known).map(|(_, field)| field).find(|f| facts.shows(f)),
     };
-    out.extend_from_slice(first.map_or(b"", |field| facts.view.of(field.value)));
+    out.extend_from_slice(first.map_or(b"", |field| facts.view.value_of(field)));
     !out.is_empty()
 }
 

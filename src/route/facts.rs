@@ -56,7 +56,7 @@ impl Facts<'_> {
     /// May rules and balances see this field?
     pub(super) fn shows(&self, field: &Field) -> bool {
         self.hidden.is_empty() || {
-            let name = self.view.of(field.name);
+            let name = self.view.of(field.name());
             !self.hidden.iter().any(|hidden| same_name(name, hidden))
         }
     }
@@ -200,7 +200,10 @@ impl Values {
 
     fn push<'f>(&mut self, facts: &Facts<'_>, fields: impl Iterator<Item = &'f Field>) {
         let shown = fields.filter(|field| facts.shows(field));
-        self.spans.extend(shown.map(|field| (field.value.start, field.value.end)));
+        self.spans.extend(shown.map(|field| {
+            let value = facts.view.span_of(facts.view.value_of(field));
+            (value.start, value.end)
+        }));
     }
 
     fn gather(&mut self, place: &Place, facts: &Facts<'_>) {

@@ -58,6 +58,15 @@ impl<'a> NameAddr<'a> {
         if behind.is_empty() {
             return None;
         }
+        // Nearly all have no parameters, or a tag alone.
+        if cursor.at_end() {
+            return Some(NameAddr { display, uri, params: &uri[..0], tag: None });
+        }
+        if let Some(tag) = cursor.rest().strip_prefix(b";tag=")
+            && lex::is_token(tag)
+        {
+            return Some(NameAddr { display, uri, params: &cursor.rest()[1..], tag: Some(tag) });
+        }
         cursor.skip_lws();
         let mut list = cursor;
         list.eat(b';'); // anything else than parameters is seen below

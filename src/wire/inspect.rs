@@ -58,7 +58,7 @@ fn essentials<'a>(view: View<'a>, request: Option<&[u8]>) -> Result<Essentials<'
     let to = only(view, HeaderId::To, Reason::MissingTo, Reason::TwoTo)?;
     let to = NameAddr::parse(to).ok_or(Reason::BadTo)?;
     let call_id = only(view, HeaderId::CallId, Reason::MissingCallId, Reason::TwoCallId)?;
-    if call_id.is_empty() || call_id.iter().any(|b| matches!(b, 0..=b' ' | 0x7f)) {
+    if call_id.is_empty() || !lex::is_printable(call_id) {
         return Err(Reason::BadCallId);
     }
     let cseq = only(view, HeaderId::CSeq, Reason::MissingCSeq, Reason::TwoCSeq)?;
@@ -94,7 +94,7 @@ fn only<'a>(view: View<'a>, id: HeaderId, missing: Reason, twice: Reason) -> Res
 /// `1*DIGIT LWS Method`, the number below 2^31 (RFC 3261 8.1.1.5).
 fn cseq_parts(value: &[u8]) -> Option<(u32, &[u8])> {
     let mut cursor = Cursor::new(value);
-    let number = lex::number(cursor.take_while(|b| b.is_ascii_digit()), (1 << 31) - 1)?;
+    let number = cursor.number((1 << 31) - 1)?;
     if !cursor.skip_lws() {
         return None;
     }

@@ -3,13 +3,11 @@
 //! Everything here works on a header's value as received, so a fold (CRLF and a blank) counts as LWS. One cursor, one
 //! bounds-checked way to read bytes; the parsers of `addr`, `via`, `event` and `inspect` are written with it.
 
+use super::block::{self, Block};
+
 const TOKEN: u8 = 1;
 const LWS: u8 = 2;
-const HOST: u8 = 4;
-const URI: u8 = 8;
-/// What may stand in a parameter's value without quotes: hosts too, so that an IPv6 address passes with brackets or
-/// without (RFC 5118 4.5), but nothing that could end or hide a value for another reader.
-const VALUE: u8 = 16;
+const URI: u8 = 4;
 
 const CLASS: [u8; 256] = {
     let mut class = [0u8; 256];
@@ -17,23 +15,16 @@ const CLASS: [u8; 256] = {
     while b < 256 {
         let c = b as u8;
         if c.is_ascii_alphanumeric() {
-            class[b] |= TOKEN | HOST;
+            class[b] |= TOKEN;
         }
         if matches!(c, b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~') {
             class[b] |= TOKEN;
-        }
-        // The underscore is no host character, but many a test domain has one.
-        if matches!(c, b'-' | b'.' | b'_') {
-            class[b] |= HOST;
         }
         if matches!(c, b' ' | b'\t' | b'\r' | b'\n') {
             class[b] |= LWS;
         }
         if c > b' ' && !matches!(c, b'<' | b'>' | b'"' | 0x7f) {
             class[b] |= URI;
-            if !matches!(c, b';' | b',') {
-                class[b] |= VALUE;
-            }
         }
         b += 1;
     }
@@ -52,74 +43,103 @@ pub fn is_lws(b: u8) -> bool {
     CLASS[b as usize] & LWS != 0
 }
 
-/// How many bytes from the start are of the class: eight at a time, since most runs are longer than that.
+/// How many bytes from the start are of the class. For short runs.
 #[inline]
 fn run(bytes: &[u8], class: u8) -> usize {
-    let mut rest = bytes;
-    while let Some((block, behind)) = rest.split_first_chunk::<8>() {
-        if block.iter().fold(class, |all, b| all & CLASS[*b as usize]) == 0 {
-            break;
-        }
-        rest = behind;
-    }
-    while let [first, behind @ ..] = rest
-        && CLASS[*first as usize] & class != 0
-    {
-        rest = behind;
-    }
-    bytes.len() - rest.len()
+    bytes.iter().position(|b| CLASS[*b as usize] & class == 0).unwrap_or(bytes.len())
+}
+
+/// Of sixteen bytes those that are no URI bytes.
+#[inline(always)]
+fn not_uri(block: Block) -> Block {
+    block.at_most(b' ').or(block.is(b'<')).or(block.is(b'>')).or(block.is(b'"')).or(block.is(0x7f))
+}
+
+/// Of sixteen bytes those that are no host characters. The underscore is none either, but many a test domain has one.
+#[inline(always)]
+fn not_host(block: Block) -> Block {
+    block.alphanumeric().or(block.is(b'-')).or(block.is(b'.')).or(block.is(b'_')).not()
+}
+
+/// Of sixteen bytes those that may not stand in a parameter's value without quotes. Hosts may, so that an IPv6 address
+/// passes with brackets or without (RFC 5118 4.5), but nothing that could end or hide a value for another reader.
+#[inline(always)]
+fn not_value(block: Block) -> Block {
+    not_uri(block).or(block.is(b';')).or(block.is(b','))
 }
 
 /// One or more token characters and nothing else.
 pub fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && run(bytes, TOKEN) == bytes.len()
+    !bytes.is_empty() && bytes.iter().fold(TOKEN, |all, b| all & CLASS[usize::from(*b)]) != 0
 }
 
 /// What may stand in a URI, and nothing else.
 #[inline]
 pub fn is_uri(bytes: &[u8]) -> bool {
-    run(bytes, URI) == bytes.len()
+    block::find(bytes, 0, not_uri) == bytes.len()
+}
+
+/// Where the first `b` stands. For text so short that the call of a vector search would cost more than it saves.
+#[inline]
+pub fn place(b: u8, bytes: &[u8]) -> Option<usize> {
+    let at = block::find(bytes, 0, |block| block.is(b).or(block.is(0)));
+    match bytes.get(at) {
+        Some(0) => bytes[at..].iter().position(|&x| x == b).map(|i| at + i),
+        Some(_) => Some(at),
+        None => None,
+    }
+}
+
+/// No blank and no control character.
+#[inline]
+pub fn is_printable(bytes: &[u8]) -> bool {
+    block::find(bytes, 0, |b| b.at_most(b' ').or(b.is(0x7f))) == bytes.len()
 }
 
 /// How many bytes of a host stand at the start.
 #[inline]
 pub fn host_len(bytes: &[u8]) -> usize {
-    run(bytes, HOST)
+    block::find(bytes, 0, not_host)
 }
 
 /// `bytes` without LWS at its ends.
+#[inline]
 pub fn trim(mut bytes: &[u8]) -> &[u8] {
-    while let [first, rest @ ..] = bytes {
-        if !is_lws(*first) {
-            break;
-        }
+    while let [first, rest @ ..] = bytes
+        && is_lws(*first)
+    {
         bytes = rest;
     }
-    while let [rest @ .., last] = bytes {
-        if !is_lws(*last) {
-            break;
-        }
+    trim_end(bytes)
+}
+
+/// `bytes` without LWS at its end.
+#[inline]
+pub fn trim_end(mut bytes: &[u8]) -> &[u8] {
+    while let [rest @ .., last] = bytes
+        && is_lws(*last)
+    {
         bytes = rest;
     }
     bytes
 }
 
 /// `1*DIGIT` of at most `max`; leading zeros are fine, however many.
+#[inline]
 pub fn number(bytes: &[u8], max: u64) -> Option<u64> {
     if bytes.is_empty() {
         return None;
     }
     let mut n = 0u64;
     for &b in bytes {
-        if !b.is_ascii_digit() {
+        let digit = b.wrapping_sub(b'0');
+        // `max` is below 2^60, so this cannot overflow.
+        if digit > 9 || n > max {
             return None;
         }
-        n = n.checked_mul(10)?.checked_add(u64::from(b - b'0'))?;
-        if n > max {
-            return None;
-        }
+        n = n * 10 + u64::from(digit);
     }
-    Some(n)
+    (n <= max).then_some(n)
 }
 
 /// The value of a hexadecimal digit.
@@ -179,6 +199,13 @@ impl<'a> Cursor<'a> {
         Some(())
     }
 
+    /// `1*DIGIT` of at most `max`, as far as digits go.
+    #[inline]
+    pub fn number(&mut self, max: u64) -> Option<u64> {
+        let digits = self.take_while(|b| b.is_ascii_digit());
+        number(digits, max)
+    }
+
     #[inline]
     pub fn take_while(&mut self, mut holds: impl FnMut(u8) -> bool) -> &'a [u8] {
         let rest = self.rest();
@@ -187,18 +214,18 @@ impl<'a> Cursor<'a> {
         &rest[..end]
     }
 
+    /// What stands before `end`.
     #[inline]
-    fn take_class(&mut self, class: u8) -> &'a [u8] {
-        let rest = self.rest();
-        let end = run(rest, class);
-        self.at += end;
-        &rest[..end]
+    fn take_to(&mut self, end: usize) -> &'a [u8] {
+        let taken = self.bytes.get(self.at..end).unwrap_or_default();
+        self.at = end;
+        taken
     }
 
     /// What may stand in a URI.
     #[inline]
     pub fn take_uri(&mut self) -> &'a [u8] {
-        self.take_class(URI)
+        self.take_to(block::find(self.bytes, self.at, not_uri))
     }
 
     #[inline]
@@ -212,7 +239,7 @@ impl<'a> Cursor<'a> {
 
     #[inline]
     pub fn token(&mut self) -> Option<&'a [u8]> {
-        let token = self.take_class(TOKEN);
+        let token = self.take_to(self.at + run(self.rest(), TOKEN));
         (!token.is_empty()).then_some(token)
     }
 
@@ -230,6 +257,7 @@ impl<'a> Cursor<'a> {
         let from = self.at;
         self.eat(b'"')?;
         loop {
+            self.at = block::find(self.bytes, self.at, |b| b.is(b'"').or(b.is(b'\\')).or(b.is(0)));
             match self.peek()? {
                 b'"' => break,
                 b'\\' => self.at += 2,
@@ -248,7 +276,10 @@ impl<'a> Cursor<'a> {
         if self.separator(b'=').is_none() {
             return Some(Param { name, value: None });
         }
-        let value = if self.peek() == Some(b'"') { self.quoted()? } else { self.take_class(VALUE) };
+        let value = match self.peek() {
+            Some(b'"') => self.quoted()?,
+            _ => self.take_to(block::find(self.bytes, self.at, not_value)),
+        };
         Some(Param { name, value: Some(value) })
     }
 
@@ -260,7 +291,8 @@ impl<'a> Cursor<'a> {
             if self.at_end() {
                 return Some(());
             }
-            self.separator(b';')?;
+            self.eat(b';')?;
+            self.skip_lws();
             each(self.param()?)?;
         }
     }

@@ -4,10 +4,13 @@
 //! nothing on the way of a message allocates.
 
 pub mod addr;
+mod base64url;
+mod block;
 pub mod body;
 pub mod edit;
 pub mod event;
 pub mod inspect;
+pub mod ip;
 mod lex;
 pub mod name;
 pub mod put;

@@ -268,16 +268,17 @@ const NAMES: [(&str, HeaderId); 63] = [
 
 /// A name as the scan compares it: its first and last eight bytes.
 #[derive(Clone, Copy)]
-struct Known {
+pub(super) struct Known {
     head: u64,
     tail: u64,
     /// The next name with the same first eight bytes, or `NONE`.
     next: u8,
-    len: u8,
-    id: HeaderId,
+    pub len: u8,
+    pub id: HeaderId,
 }
 
-const NONE: u8 = u8::MAX;
+/// The entry of no name.
+const NONE: u8 = NAMES.len() as u8;
 const SLOTS: usize = 256;
 /// Chosen so that no two heads meet in one slot; checked when it is compiled.
 const SPREAD: u64 = 0xac15_3076_cdc9_8667;
@@ -298,9 +299,16 @@ const fn word(name: &[u8], from: usize) -> u64 {
     word
 }
 
-const fn build() -> ([u8; SLOTS], [Known; NAMES.len()]) {
+struct Table {
+    slots: [u8; SLOTS],
+    known: [Known; NAMES.len() + 1],
+}
+
+const fn build() -> Table {
     let mut slots = [NONE; SLOTS];
-    let mut known = [Known { head: 0, tail: 0, next: NONE, len: 0, id: HeaderId::Other }; NAMES.len()];
+    // No bytes of a name give this head.
+    let none = Known { head: u64::MAX, tail: 0, next: NONE, len: 0, id: HeaderId::Other };
+    let mut known = [none; NAMES.len() + 1];
     let mut i = 0;
     while i < NAMES.len() {
         let name = NAMES[i].0.as_bytes();
@@ -314,36 +322,47 @@ const fn build() -> ([u8; SLOTS], [Known; NAMES.len()]) {
         slots[at] = i as u8;
         i += 1;
     }
-    (slots, known)
+    Table { slots, known }
 }
 
-static TABLE: ([u8; SLOTS], [Known; NAMES.len()]) = build();
+static TABLE: Table = build();
 
-/// A known name at the start of a header line, directly followed by its colon: its id and length.
+impl Table {
+    #[inline]
+    fn at(&self, place: u8) -> &Known {
+        // One entry of 64 for each value, so that no bound is checked.
+        const { assert!(NAMES.len() == 63) }
+        &self.known[usize::from(place & 63)]
+    }
+}
+
+/// The known name of the header line that begins at `start`, directly followed by its colon.
 ///
 /// Compares under `| 0x20`, which is exact for letters; a CR would pass for a hyphen, and the scan refuses that message
 /// for its lone CR.
 #[inline]
-pub(super) fn known_at(line: &[u8]) -> Option<(HeaderId, usize)> {
-    let head = u64::from_le_bytes(*line.first_chunk::<8>()?) | LOWER;
+pub(super) fn known_at(bytes: &[u8], start: usize) -> Option<&'static Known> {
+    let line = bytes.get(start..)?;
+    let raw = u64::from_le_bytes(*line.first_chunk::<8>()?);
     // The first colon among the eight bytes, if any, by the classic zero-byte test.
-    let zero = head ^ 0x3a3a_3a3a_3a3a_3a3a;
+    let zero = raw ^ 0x3a3a_3a3a_3a3a_3a3a;
     let colon = zero.wrapping_sub(0x0101_0101_0101_0101) & !zero & 0x8080_8080_8080_8080;
+    let head = raw | LOWER;
     if colon != 0 {
-        let len = (colon.trailing_zeros() / 8) as usize;
-        let head = head & !(u64::MAX << (8 * len));
-        let known = TABLE.1.get(usize::from(TABLE.0[slot(head)]))?;
-        return (known.head == head && usize::from(known.len) == len && line[len] == b':')
-            .then_some((known.id, len));
+        // The bytes before it: as many as the name has, for none of them is zero.
+        let head = head & (((colon & colon.wrapping_neg()) >> 7) - 1);
+        let known = TABLE.at(TABLE.slots[slot(head)]);
+        return (known.head == head).then_some(known);
     }
-    let mut at = TABLE.0[slot(head)];
-    while let Some(known) = TABLE.1.get(usize::from(at)) {
+    let mut at = TABLE.slots[slot(head)];
+    while at != NONE {
+        let known = TABLE.at(at);
         let len = usize::from(known.len);
         if known.head == head && len >= 8 && line.get(len) == Some(&b':') {
             let tail = u64::from_le_bytes(*line[..len].last_chunk::<8>()?) | LOWER;
             let middle = len <= 16 || line[8..len - 8].eq_ignore_ascii_case(&name_of(at)[8..len - 8]);
             if tail == known.tail && middle {
-                return Some((known.id, len));
+                return Some(known);
             }
         }
         at = known.next;
@@ -379,15 +398,16 @@ mod tests {
 
     #[test]
     fn every_known_name_is_found_in_any_case_and_only_whole() {
+        let found = |line: &str| known_at(line.as_bytes(), 0).map(|known| (known.id, usize::from(known.len)));
         for (name, id) in NAMES {
             let text = format!("{name}: value of this line\r\n");
-            assert_eq!(known_at(text.as_bytes()), Some((id, name.len())), "{name}");
-            assert_eq!(known_at(text.to_uppercase().as_bytes()), Some((id, name.len())), "{name}");
+            assert_eq!(found(&text), Some((id, name.len())), "{name}");
+            assert_eq!(found(&text.to_uppercase()), Some((id, name.len())), "{name}");
             assert_eq!(HeaderId::of(name.to_uppercase().as_bytes()), id, "{name}");
             for wrong in
                 [format!("x{name}: v......."), format!("{name}x: v......"), format!("{name}\u{1a} v......")]
             {
-                let found = known_at(wrong.as_bytes());
+                let found = found(&wrong);
                 assert!(
                     found.is_none() || NAMES.iter().any(|n| wrong[..found.unwrap().1] == *n.0),
                     "{wrong}"

@@ -24,12 +24,19 @@ pub fn number(n: u16, out: &mut Vec<u8>) {
 pub fn ip(ip: IpAddr, out: &mut Vec<u8>) {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
-            let [a, b, c, d] = ip.octets();
-            number(a.into(), out);
-            for byte in [b, c, d] {
-                out.push(b'.');
-                number(byte.into(), out);
+            let mut text = [b'.'; 16];
+            let mut len = 0;
+            for octet in ip.octets() {
+                let (hundreds, tens, units) = (octet / 100, octet / 10 % 10, octet % 10);
+                text[len] = b'0' + hundreds;
+                len += usize::from(hundreds > 0);
+                text[len] = b'0' + tens;
+                len += usize::from(octet > 9);
+                text[len] = b'0' + units;
+                text[len + 1] = b'.';
+                len += 2;
             }
+            out.extend_from_slice(&text[..len - 1]);
         }
         // A Vec takes all that is written.
         IpAddr::V6(ip) => drop(write!(out, "{ip}")),

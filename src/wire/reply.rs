@@ -36,15 +36,15 @@ pub fn write(view: &View<'_>, reply: &Reply<'_>, edits: &mut Edits, out: &mut Ve
         stamp(view, &via, peer, edits);
     }
     for (_, field) in view.all(HeaderId::Via).skip(usize::from(reply.peer.is_none())) {
-        edits.write_range(view.bytes, field.line, out);
+        edits.write_range(view.bytes, field.line(), out);
     }
     for id in [HeaderId::From, HeaderId::To, HeaderId::CallId, HeaderId::CSeq] {
         let Some(field) = view.first(id) else { continue };
-        let line = view.of(field.line);
+        let line = view.of(field.line());
         let tagless = id == HeaderId::To
-            && super::NameAddr::parse(view.of(field.value)).is_none_or(|to| to.tag().is_none());
+            && super::NameAddr::parse(view.value_of(field)).is_none_or(|to| to.tag().is_none());
         if tagless {
-            out.extend_from_slice(&line[..(field.value.end - field.line.start) as usize]);
+            out.extend_from_slice(super::lex::trim_end(line));
             let _ = write!(out, ";tag={:016x}\r\n", reply.tag);
         } else {
             out.extend_from_slice(line);
@@ -89,8 +89,5 @@ pub fn return_address(via: &Via<'_>, peer: SocketAddr) -> SocketAddr {
 
 /// Does `host` (without brackets) name this address?
 fn names(host: &[u8], ip: IpAddr) -> bool {
-    std::str::from_utf8(host)
-        .ok()
-        .and_then(|h| h.parse::<IpAddr>().ok())
-        .is_some_and(|h| h.to_canonical() == ip)
+    super::ip::parse(host).is_some_and(|h| h.to_canonical() == ip)
 }

@@ -1,6 +1,6 @@
 //! One pass over the received bytes: the start line and an index of the header fields (SPEC 2.1, 2.3, 2.4).
 //!
-//! One search for control characters gives the lines, and finds every lone CR, lone LF and NUL on its way; known names
+//! One search for control characters, 64 bytes at a time, gives the lines and every lone CR, lone LF and NUL; known names
 //! take one load and one look-up each. A fault is noted and the scan goes on, so that a 400 can be written from the header
 //! lines that are sound.
 //!
@@ -9,6 +9,7 @@
 
 use memchr::{memchr, memchr_iter, memchr2};
 
+use super::block;
 use super::lex;
 use super::name::{HeaderId, Method, known_at};
 use super::reason::Reason;
@@ -21,14 +22,40 @@ pub struct Span {
     pub end: u32,
 }
 
-/// One header field. `value` has no blanks at its ends; folds inside it stay as received.
-/// `line` runs from the first byte of the name to behind the CRLF that ends the (folded) field.
+/// One header field, by its places; its value is `View::value_of`.
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
+    start: u32,
+    colon: u32,
+    end: u32,
+    name_len: u16,
     pub id: HeaderId,
-    pub name: Span,
-    pub value: Span,
-    pub line: Span,
+}
+
+impl Field {
+    /// The name as received.
+    #[inline]
+    pub fn name(&self) -> Span {
+        Span { start: self.start, end: self.start + u32::from(self.name_len) }
+    }
+
+    /// From the first byte of the name to behind the CRLF that ends the (folded) field.
+    #[inline]
+    pub fn line(&self) -> Span {
+        Span { start: self.start, end: self.end }
+    }
+
+    /// The value: without blanks and folds at its ends; folds inside it stay as received.
+    #[inline]
+    pub(super) fn value<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
+        match &bytes[self.colon as usize + 1..self.end as usize - 2] {
+            // Nearly all: one space before the value, none behind it.
+            [b' ', value @ ..] if matches!(value, [first, .., last] if *first > b' ' && *last > b' ') => {
+                value
+            }
+            value => lex::trim(value),
+        }
+    }
 }
 
 /// The start line. `method` is the token's span, `uri` the Request-URI's.
@@ -55,7 +82,7 @@ impl Default for Limits {
 /// The reusable index of one message.
 pub struct Index {
     pub(super) fields: Vec<Field>,
-    /// First field of each known name, or `u16::MAX`.
+    /// First field of each known name, or `u16::MAX`. Of `Other` nothing is said, here and in `twice`.
     pub(super) first: [u16; HeaderId::COUNT],
     /// A bit for each id that occurs more than once.
     pub(super) twice: u64,
@@ -131,94 +158,145 @@ impl Index {
 
     /// Indexes the header lines from `from` on and gives the offset behind the empty line.
     fn header_lines(&mut self, bytes: &[u8], from: usize, limit: usize, fault: &mut Option<Reason>) -> usize {
-        let mut at = from;
-        let mut search = from;
-        let mut lines = 0;
-        // Whether a fold would continue the last field.
-        let mut open = false;
-        let mut nul = false;
-        loop {
-            let cr = control(bytes, search);
-            match bytes.get(cr..cr + 2) {
-                Some(b"\r\n") => {}
-                _ => {
-                    // No lone CR and no lone LF, whatever they stand in; a NUL is looked into at the end.
-                    match bytes.get(cr) {
-                        Some(b'\r' | b'\n') => _ = fault.get_or_insert(Reason::BadLineEnd),
-                        Some(0) => nul = true,
-                        Some(_) => {}
-                        None => break,
-                    }
-                    search = cr + 1;
-                    continue;
-                }
-            }
-            if cr == at {
-                if nul && !self.nuls_are_quoted(&bytes[..at]) {
+        let Lines { empty, lone, nul, too_many } = self.find_lines(bytes, from, limit);
+        if lone {
+            fault.get_or_insert(Reason::BadLineEnd);
+        }
+        if !self.name_lines(bytes) {
+            self.name_odd_lines(bytes, fault);
+        }
+        match empty {
+            Some(cr) => {
+                if nul && !self.nuls_are_quoted(bytes, cr) {
                     fault.get_or_insert(Reason::BadLineEnd);
                 }
-                return cr + 2;
+                cr + 2
             }
-            lines += 1;
-            if lines > limit {
-                fault.get_or_insert(Reason::TooManyHeaders);
-                return bytes.len();
+            None => {
+                fault.get_or_insert(if too_many { Reason::TooManyHeaders } else { Reason::BadLineEnd });
+                bytes.len()
             }
-            if matches!(bytes[at], b' ' | b'\t') {
-                if open {
-                    self.unfold(bytes, at, cr);
-                } else if at == from {
-                    fault.get_or_insert(Reason::BadStartLine);
+        }
+    }
+
+    /// Fills `fields` with the lines as far as the empty one or the limit: where each begins and ends.
+    fn find_lines(&mut self, bytes: &[u8], from: usize, limit: usize) -> Lines {
+        let mut found = Lines { empty: None, lone: false, nul: false, too_many: false };
+        let fields = &mut self.fields;
+        let (mut start, mut base) = (from, from);
+        while let Some(rest) = bytes.get(base..).filter(|rest| !rest.is_empty()) {
+            let mut bits = match rest.first_chunk::<64>() {
+                Some(block) => block::controls(block),
+                None => {
+                    let mut padded = [0xff; 64];
+                    padded[..rest.len()].copy_from_slice(rest);
+                    block::controls(&padded)
                 }
-            } else {
-                let field = field_at(bytes, at, cr);
-                open = field.is_some();
-                match field {
-                    Some(field) => self.push(field),
-                    None => _ = fault.get_or_insert(Reason::BadHeaderLine),
+            };
+            base += 64;
+            while bits != 0 {
+                let at = base - 64 + bits.trailing_zeros() as usize;
+                bits &= bits - 1;
+                if bytes.get(at + 1) != Some(&b'\n') || bytes[at] != b'\r' {
+                    // The LF of a CRLF whose CR closed the block before has been passed: `start` is behind it.
+                    found.nul |= bytes[at] == 0;
+                    found.lone |= bytes[at] == b'\r' || bytes[at] == b'\n' && at >= start;
+                    continue;
                 }
+                // Its LF is not looked at again.
+                bits &= bits.wrapping_sub(1);
+                if at == start {
+                    found.empty = Some(at);
+                    return found;
+                }
+                if fields.len() >= limit.min(usize::from(u16::MAX - 1)) {
+                    found.too_many = true;
+                    return found;
+                }
+                let (at, end) = (start as u32, at as u32 + 2);
+                fields.push(Field { start: at, colon: at, end, name_len: 0, id: HeaderId::Other });
+                start = end as usize;
             }
-            at = cr + 2;
-            search = at;
         }
-        fault.get_or_insert(Reason::BadLineEnd);
-        bytes.len()
+        found
     }
 
-    #[inline]
-    fn push(&mut self, field: Field) {
-        self.note(field.id, self.fields.len());
-        self.fields.push(field);
+    /// Names the lines whose names are known. Are there others?
+    fn name_lines(&mut self, bytes: &[u8]) -> bool {
+        let mut all = true;
+        for (place, field) in self.fields.iter_mut().enumerate() {
+            let Some(known) = known_at(bytes, field.start as usize) else {
+                all = false;
+                continue;
+            };
+            field.colon = field.start + u32::from(known.len);
+            field.name_len = u16::from(known.len);
+            field.id = known.id;
+            note(&mut self.first, &mut self.twice, known.id, place);
+        }
+        all
     }
 
-    #[inline]
-    fn note(&mut self, id: HeaderId, place: usize) {
-        let first = &mut self.first[id as usize];
-        if *first == u16::MAX {
-            *first = place.min(usize::from(u16::MAX)) as u16;
-        } else {
-            self.twice |= 1 << id as u8;
+    /// Names the lines that `name_lines` left: unknown names, folds, faults.
+    fn name_odd_lines(&mut self, bytes: &[u8], fault: &mut Option<Reason>) {
+        let (mut odd, mut known) = (false, false);
+        for field in &mut self.fields {
+            let Span { start, end } = field.line();
+            let line = &bytes[start as usize..end as usize - 2];
+            if field.colon != field.start {
+                continue;
+            }
+            match other_name(line, bytes.len() - start as usize) {
+                Some((id, len, colon)) => {
+                    (field.id, field.name_len, field.colon) = (id, len, start + colon);
+                    known |= id != HeaderId::Other;
+                }
+                None => odd = true,
+            }
+        }
+        if odd {
+            self.fold_lines(bytes, fault);
+        }
+        if odd || known {
+            self.note_all();
         }
     }
 
-    /// The line from `at` to `cr` continues the last field (RFC 3261 7.3.1).
-    fn unfold(&mut self, bytes: &[u8], at: usize, cr: usize) {
-        let Some(field) = self.fields.last_mut() else { return };
-        field.line.end = cr as u32 + 2;
-        let (start, end) = trimmed(bytes, at, cr);
-        if start == end {
-            return;
+    /// Joins folds to the fields that they continue (RFC 3261 7.3.1) and takes out the lines that have no name or no colon.
+    #[cold]
+    fn fold_lines(&mut self, bytes: &[u8], fault: &mut Option<Reason>) {
+        let mut kept = 0;
+        // Whether a fold would continue the last field kept.
+        let mut open = false;
+        for i in 0..self.fields.len() {
+            let field = self.fields[i];
+            if field.colon != field.start {
+                self.fields[kept] = field;
+                (kept, open) = (kept + 1, true);
+            } else if !matches!(bytes[field.start as usize], b' ' | b'\t') {
+                open = false;
+                fault.get_or_insert(Reason::BadHeaderLine);
+            } else if open {
+                self.fields[kept - 1].end = field.end;
+            } else if i == 0 {
+                fault.get_or_insert(Reason::BadStartLine);
+            }
         }
-        if field.value.is_empty() {
-            field.value.start = start as u32;
+        self.fields.truncate(kept);
+    }
+
+    fn note_all(&mut self) {
+        self.first = [u16::MAX; HeaderId::COUNT];
+        self.twice = 0;
+        for (place, field) in self.fields.iter().enumerate() {
+            note(&mut self.first, &mut self.twice, field.id, place);
         }
-        field.value.end = end as u32;
     }
 
     #[cold]
-    fn nuls_are_quoted(&self, head: &[u8]) -> bool {
-        let in_head = memchr_iter(0, head).count();
-        let quoted: usize = self.fields.iter().map(|f| quoted_nuls(&head[f.value.range()])).sum();
+    fn nuls_are_quoted(&self, bytes: &[u8], end: usize) -> bool {
+        let in_head = memchr_iter(0, &bytes[..end]).count();
+        let quoted: usize = self.fields.iter().map(|f| quoted_nuls(f.value(bytes))).sum();
         in_head == quoted
     }
 
@@ -233,7 +311,7 @@ impl Index {
             if field.id != HeaderId::ContentLength {
                 continue;
             }
-            let Some(n) = lex::number(&bytes[field.value.range()], u64::from(u32::MAX)) else {
+            let Some(n) = lex::number(field.value(bytes), u64::from(u32::MAX)) else {
                 return Some(Reason::BadContentLength);
             };
             if length.is_some_and(|length| length != n) {
@@ -256,17 +334,23 @@ impl Index {
     #[cold]
     fn keep_sound_lines(&mut self, bytes: &[u8]) {
         self.fields.retain(|f| {
-            let line = &bytes[f.line.range()];
+            let line = &bytes[f.line().range()];
             let paired = line.windows(2).filter(|w| w == b"\r\n").count();
             paired == memchr_iter(b'\r', line).count()
                 && paired == memchr_iter(b'\n', line).count()
-                && memchr_iter(0, line).count() == quoted_nuls(&bytes[f.value.range()])
+                && memchr_iter(0, line).count() == quoted_nuls(f.value(bytes))
         });
-        self.first = [u16::MAX; HeaderId::COUNT];
-        self.twice = 0;
-        for place in 0..self.fields.len() {
-            self.note(self.fields[place].id, place);
-        }
+        self.note_all();
+    }
+}
+
+#[inline]
+fn note(first: &mut [u16; HeaderId::COUNT], twice: &mut u64, id: HeaderId, place: usize) {
+    let first = &mut first[id as usize];
+    if *first == u16::MAX {
+        *first = place as u16;
+    } else {
+        *twice |= 1 << id as u8;
     }
 }
 
@@ -292,60 +376,29 @@ impl Span {
     }
 }
 
-/// The first CR, LF, NUL or other control character below 14 from `at` on, or the length. Header lines are too short for
-/// a call to a vector search to pay: 32 bytes at a time are asked whether they hold one, then their words.
-#[inline]
-fn control(bytes: &[u8], at: usize) -> usize {
-    let mut rest = bytes.get(at..).unwrap_or_default();
-    while let Some((block, behind)) = rest.split_first_chunk::<32>() {
-        if block.iter().fold(false, |found, b| found | (*b < 14)) {
-            break;
-        }
-        rest = behind;
-    }
-    while let Some((word, behind)) = rest.split_first_chunk::<8>() {
-        let word = u64::from_le_bytes(*word);
-        // The lowest bit set is that of the first byte below 14; those above it may be borrow's.
-        let below = word.wrapping_sub(0x0e0e_0e0e_0e0e_0e0e) & !word & 0x8080_8080_8080_8080;
-        if below != 0 {
-            return bytes.len() - rest.len() + (below.trailing_zeros() / 8) as usize;
-        }
-        rest = behind;
-    }
-    bytes.len() - rest.len() + rest.iter().position(|b| *b < 14).unwrap_or(rest.len())
-}
-
-/// The field whose line runs from `at` to the CR at `cr`; `None` where it has no name or no colon.
-#[inline]
-fn field_at(bytes: &[u8], at: usize, cr: usize) -> Option<Field> {
-    let (id, len, colon) = match known_at(&bytes[at..]) {
-        Some((id, len)) => (id, len, at + len),
-        None => other_name(&bytes[at..cr], bytes.len() - at).map(|(id, len, colon)| (id, len, at + colon))?,
-    };
-    let (start, end) = match &bytes[colon..cr] {
-        // Nearly all: one space before the value, none behind it.
-        [_, b' ', first, .., last] if *first > b' ' && *last > b' ' => (colon + 2, cr),
-        _ => trimmed(bytes, colon + 1, cr),
-    };
-    Some(Field {
-        id,
-        name: Span::new(at, at + len),
-        value: Span::new(start, end),
-        line: Span::new(at, cr + 2),
-    })
+/// What `find_lines` found besides them.
+struct Lines {
+    /// The CR of the empty line.
+    empty: Option<usize>,
+    /// A CR or an LF that is not half of a CRLF.
+    lone: bool,
+    nul: bool,
+    /// It stopped at the limit.
+    too_many: bool,
 }
 
 /// A name that `known_at` does not take: an unknown one, one with blanks before its colon, or one at the very end.
-/// Gives the id, the length of the name, the place of the colon.
-fn other_name(line: &[u8], left: usize) -> Option<(HeaderId, usize, usize)> {
+/// Gives the id, the length of the name, the place of the colon. `left`: how many bytes of the message there are from the
+/// line on.
+fn other_name(line: &[u8], left: usize) -> Option<(HeaderId, u16, u32)> {
     let colon = memchr(b':', line)?;
-    let name = lex::trim(&line[..colon]);
+    let name = lex::trim_end(&line[..colon]);
     if !lex::is_token(name) {
         return None;
     }
     let certain = name.len() == colon && left >= 32;
     let id = if certain { HeaderId::Other } else { HeaderId::of(name) };
-    Some((id, name.len(), colon))
+    Some((id, u16::try_from(name.len()).ok()?, colon as u32))
 }
 
 /// `start..end` without blanks at its ends (within one line).
@@ -419,7 +472,7 @@ fn start_line(line: &[u8]) -> Result<(Start, Option<Reason>), Reason> {
     let spaced = |b: Option<&u8>| matches!(b, None | Some(b' ' | b'\t'));
     if line[blank] != b' ' || spaced(text.first()) || spaced(text.last()) {
         fault = fault.or(Some(Reason::BadStartLine));
-    } else if text.iter().fold(false, |bad, b| bad | matches!(b, 0..=b' ' | b'<' | b'>' | b'"' | 0x7f)) {
+    } else if !lex::is_uri(text) {
         fault = fault.or(Some(Reason::BadRequestUri));
     }
     Ok((Start::Request { method, token: Span::new(0, blank), uri }, fault))
@@ -456,7 +509,7 @@ fn status_line(line: &[u8]) -> Option<Start> {
         Some(b' ') => 12,
         Some(_) => return None,
     };
-    if line.iter().any(|b| matches!(b, b'\r' | 0)) {
+    if block::find(line, 11, |b| b.is(0).or(b.is(b'\r'))) < line.len() {
         return None;
     }
     (code >= 100).then_some(Start::Response { code, phrase: Span::new(phrase, line.len()) })

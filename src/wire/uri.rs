@@ -78,8 +78,8 @@ impl<'a> Uri<'a> {
         }
         let none = &bytes[..0];
         if !scheme.eq_ignore_ascii_case(b"sip") && !scheme.eq_ignore_ascii_case(b"sips") {
-            let params = match memchr::memchr(b';', rest) {
-                Some(at) if scheme.eq_ignore_ascii_case(b"tel") => &rest[at + 1..],
+            let params = match split_at(b';', rest) {
+                Some((_, params)) if scheme.eq_ignore_ascii_case(b"tel") => params,
                 _ => none,
             };
             let host = HostPort { host: none, port: None };
@@ -89,15 +89,12 @@ impl<'a> Uri<'a> {
         let (host, behind) = HostPort::split(behind)?;
         let (params, headers) = match behind {
             [] => (none, none),
-            [b';', params @ ..] => match memchr::memchr(b'?', params) {
-                Some(at) => (&params[..at], &params[at + 1..]),
-                None => (params, none),
-            },
+            [b';', params @ ..] => split_at(b'?', params).unwrap_or((params, none)),
             [b'?', headers @ ..] => (none, headers),
             _ => return None,
         };
         // An `@` here would be the host's for a reader that looks for the last one.
-        if params.contains(&b'@') {
+        if lex::place(b'@', params).is_some() {
             return None;
         }
         Some(Uri { scheme, user, password, host, params, headers, rest })
@@ -150,7 +147,11 @@ impl<'a> Uri<'a> {
         if self.is_tel() {
             out.extend(number(self.rest));
         } else if self.is_sip() {
-            out.extend(Units(self.user.unwrap_or_default()).flat_map(Unit::bytes));
+            let user = self.user.unwrap_or_default();
+            match lex::place(b'%', user) {
+                None => out.extend_from_slice(user),
+                Some(_) => out.extend(Units(user).flat_map(Unit::bytes)),
+            }
         } else {
             out.extend(self.scheme.iter().map(u8::to_ascii_lowercase));
             out.push(b':');
@@ -161,7 +162,9 @@ impl<'a> Uri<'a> {
             out.push(b'@');
         }
         if !is_us {
-            out.extend(self.host.host.iter().map(u8::to_ascii_lowercase));
+            let host = out.len();
+            out.extend_from_slice(self.host.host);
+            out[host..].make_ascii_lowercase();
         }
     }
 }
@@ -179,13 +182,19 @@ pub(super) fn split_scheme(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
+/// What stands before the first `b`, and behind it.
+#[inline]
+fn split_at(b: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = lex::place(b, bytes)?;
+    Some((&bytes[..at], &bytes[at + 1..]))
+}
+
 /// User, password, and what follows the `@`. The user may hold `;`, `?`, `/` and more (RFC 3261 25.1).
 #[allow(clippy::type_complexity)]
 fn split_user(rest: &[u8]) -> Option<(Option<&[u8]>, Option<&[u8]>, &[u8])> {
-    let Some(at) = memchr::memchr(b'@', rest) else { return Some((None, None, rest)) };
-    let (info, behind) = (&rest[..at], &rest[at + 1..]);
-    let (user, password) = match memchr::memchr(b':', info) {
-        Some(colon) => (&info[..colon], Some(&info[colon + 1..])),
+    let Some((info, behind)) = split_at(b'@', rest) else { return Some((None, None, rest)) };
+    let (user, password) = match split_at(b':', info) {
+        Some((user, password)) => (user, Some(password)),
         None => (info, None),
     };
     (!user.is_empty()).then_some((Some(user), password, behind))
@@ -194,8 +203,8 @@ fn split_user(rest: &[u8]) -> Option<(Option<&[u8]>, Option<&[u8]>, &[u8])> {
 /// `name[=value]` pairs; empty ones (a trailing `;`) are passed over.
 fn pairs(list: &[u8], separator: u8) -> impl Iterator<Item = (&[u8], Option<&[u8]>)> {
     let pairs = list.split(move |&b| b == separator).filter(|pair| !pair.is_empty());
-    pairs.map(|pair| match memchr::memchr(b'=', pair) {
-        Some(at) => (&pair[..at], Some(&pair[at + 1..])),
+    pairs.map(|pair| match split_at(b'=', pair) {
+        Some((name, value)) => (name, Some(value)),
         None => (pair, None),
     })
 }

@@ -81,8 +81,8 @@ fn sent_by<'a>(cursor: &mut Cursor<'a>) -> Option<HostPort<'a>> {
     if cursor.separator(b':').is_none() {
         return Some(HostPort { host, port: None });
     }
-    let port = HostPort::port(cursor.take_while(|b| b.is_ascii_digit()))?;
-    Some(HostPort { host, port: Some(port) })
+    let port = cursor.number(65_535).filter(|&port| port > 0)?;
+    Some(HostPort { host, port: Some(port as u16) })
 }
 
 #[cfg(test)]

@@ -3,8 +3,6 @@
 //! Made by `Index::scan` only. Copyable, so that its methods take it by value and what they give lives as long as the
 //! received bytes.
 
-use memchr::memchr;
-
 use super::lex;
 use super::name::{HeaderId, Method, same_name};
 use super::scan::{Field, Index, Span, Start};
@@ -73,7 +71,7 @@ impl<'a> View<'a> {
     /// Offset of the first header line.
     #[inline]
     pub fn header_start(self) -> u32 {
-        self.index.fields.first().map_or(self.index.body.start, |f| f.line.start)
+        self.index.fields.first().map_or(self.index.body.start, |f| f.line().start)
     }
 
     /// Offset behind the body.
@@ -115,24 +113,32 @@ impl<'a> View<'a> {
     /// The value of the first field of this id.
     #[inline]
     pub fn value(self, id: HeaderId) -> Option<&'a [u8]> {
-        self.first(id).map(|f| self.of(f.value))
+        self.first(id).map(|f| self.value_of(f))
     }
 
     /// Every field of the name `canonical_lower` (long form, lower case), known or not, compact form or not.
     pub fn named(self, canonical_lower: &[u8]) -> impl Iterator<Item = (usize, &'a Field)> {
         let fields = self.index.fields.iter().enumerate();
-        fields.filter(move |(_, f)| same_name(self.of(f.name), canonical_lower))
+        fields.filter(move |(_, f)| same_name(self.of(f.name()), canonical_lower))
     }
 
     /// The comma-separated values of all fields of this id, in order (Via, Route, Record-Route, Path, Contact).
     #[inline]
-    pub fn items(self, id: HeaderId) -> impl Iterator<Item = Item<'a>> {
-        self.all(id).flat_map(move |(field, f)| Items { rest: Some(self.of(f.value)), field, first: true })
+    pub fn items(self, id: HeaderId) -> Items<'a> {
+        let field = usize::from(self.index.first[id as usize]);
+        let rest = self.index.fields.get(field).map(|f| self.value_of(f));
+        Items { view: self, id, repeated: self.is_repeated(id), rest, field, first: true }
     }
 
     #[inline]
     pub fn of(self, span: Span) -> &'a [u8] {
         &self.bytes[span.range()]
+    }
+
+    /// The value of a field: without blanks and folds at its ends; folds inside it stay as received.
+    #[inline]
+    pub fn value_of(self, field: &Field) -> &'a [u8] {
+        field.value(self.bytes)
     }
 
     /// Where a part of the message stands in it. Panics on a slice of anything else, which is a bug.
@@ -147,7 +153,13 @@ impl<'a> View<'a> {
     }
 }
 
-struct Items<'a> {
+/// See `View::items`.
+#[derive(Clone)]
+pub struct Items<'a> {
+    view: View<'a>,
+    id: HeaderId,
+    repeated: bool,
+    /// What has not been given of the field at `field`.
     rest: Option<&'a [u8]>,
     field: usize,
     first: bool,
@@ -156,8 +168,19 @@ struct Items<'a> {
 impl<'a> Iterator for Items<'a> {
     type Item = Item<'a>;
 
+    #[inline]
     fn next(&mut self) -> Option<Item<'a>> {
-        let rest = self.rest.take()?;
+        if self.rest.is_none() {
+            if !self.repeated {
+                return None;
+            }
+            let behind = self.view.fields().get(self.field + 1..)?;
+            let step = behind.iter().position(|f| f.id == self.id)?;
+            self.field += step + 1;
+            self.rest = Some(self.view.value_of(&behind[step]));
+            self.first = true;
+        }
+        let rest = self.rest?;
         let end = comma(rest);
         self.rest = rest.get(end + 1..);
         let item = Item {
@@ -173,7 +196,7 @@ impl<'a> Iterator for Items<'a> {
 
 /// Offset of the first comma that separates values: not in a quoted string, not between `<` and `>`. Else the length.
 fn comma(value: &[u8]) -> usize {
-    if memchr(b',', value).is_none() {
+    if lex::place(b',', value).is_none() {
         return value.len();
     }
     let mut at = 0;

@@ -38,7 +38,7 @@ fn read(view: View<'_>) {
     let _ = request_uri(&view);
     uri(view.ruri(), view.ruri());
     for f in view.fields() {
-        let value = view.of(f.value);
+        let value = view.value_of(f);
         for item in view.items(f.id) {
             let _ = view.span_of(item.value);
             let _ = Via::parse(item.value);

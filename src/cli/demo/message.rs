@@ -86,11 +86,11 @@ impl Message {
             Start::Response { code, phrase } => Line::Response { code, phrase: text(view.of(phrase)) },
         };
         let fields = view.fields().iter().map(|field| {
-            let name = match view.of(field.name) {
+            let name = match view.of(field.name()) {
                 [_] if field.id != HeaderId::Other => field.id.canonical().to_owned(),
                 name => text(name),
             };
-            (name, text(view.of(field.value)).replace("\r\n", ""))
+            (name, text(view.value_of(field)).replace("\r\n", ""))
         });
         Some(Message { line, fields: fields.collect(), body: text(view.body()) })
     }

@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+
 use super::*;
 
 fn ring() -> Ring {

@@ -1,0 +1,112 @@
+//! Sixteen bytes at a time: which of them are of a kind. What scan and the parsers spend most of their instructions on.
+
+use wide::u8x16;
+
+/// Sixteen bytes, or for each of sixteen bytes whether it is of a kind.
+#[derive(Clone, Copy)]
+pub struct Block(u8x16);
+
+impl Block {
+    #[inline(always)]
+    pub fn of(bytes: &[u8; 16]) -> Block {
+        Block(u8x16::new(*bytes))
+    }
+
+    /// Those that are at most `limit`.
+    #[inline(always)]
+    pub fn at_most(self, limit: u8) -> Block {
+        Block(self.0.min(u8x16::splat(limit)).simd_eq(self.0))
+    }
+
+    /// Those that are `b`.
+    #[inline(always)]
+    pub fn is(self, b: u8) -> Block {
+        Block(self.0.simd_eq(u8x16::splat(b)))
+    }
+
+    /// Letters without case, and digits.
+    #[inline(always)]
+    pub fn alphanumeric(self) -> Block {
+        let letters = (self.0 | u8x16::splat(0x20)) - u8x16::splat(b'a');
+        let digits = self.0 - u8x16::splat(b'0');
+        Block(letters).at_most(25).or(Block(digits).at_most(9))
+    }
+
+    #[inline(always)]
+    pub fn not(self) -> Block {
+        Block(!self.0)
+    }
+
+    #[inline(always)]
+    pub fn or(self, other: Block) -> Block {
+        Block(self.0 | other.0)
+    }
+
+    /// A bit for each, the first byte's lowest.
+    #[inline(always)]
+    pub fn bits(self) -> u32 {
+        self.0.to_bitmask()
+    }
+}
+
+/// A bit for each of 64 bytes that is below 14: CR, LF, NUL, tab and their like.
+#[inline(always)]
+pub fn controls(bytes: &[u8; 64]) -> u64 {
+    let (blocks, _) = bytes.as_chunks::<16>();
+    blocks.iter().rev().fold(0, |bits, block| bits << 16 | u64::from(Block::of(block).at_most(13).bits()))
+}
+
+/// The first place from `at` on whose byte `kind` names, or the length. `kind` must name the byte 0.
+#[inline(always)]
+pub fn find(bytes: &[u8], mut at: usize, kind: impl Fn(Block) -> Block) -> usize {
+    while let Some(block) = bytes.get(at..).and_then(|rest| rest.first_chunk::<16>()) {
+        let bits = kind(Block::of(block)).bits();
+        if bits != 0 {
+            return at + bits.trailing_zeros() as usize;
+        }
+        at += 16;
+    }
+    let len = bytes.len();
+    if at >= len {
+        return len;
+    }
+    if let Some(last) = bytes.last_chunk::<16>() {
+        // The last sixteen once more, but for those already seen.
+        let seen = at - (len - 16);
+        let bits = kind(Block::of(last)).bits() >> seen;
+        return if bits == 0 { len } else { at + bits.trailing_zeros() as usize };
+    }
+    let mut padded = [0; 16];
+    padded[..len - at].copy_from_slice(&bytes[at..]);
+    at + kind(Block::of(&padded)).bits().trailing_zeros() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn find_is_a_search_byte_by_byte() {
+        let kind = |block: Block| block.at_most(0).or(block.is(b';'));
+        for len in 0..70 {
+            for at in 0..=len {
+                for place in at..=len {
+                    let mut bytes = vec![b'a'; len];
+                    // What stands before is not looked at.
+                    bytes[..at].fill(b';');
+                    bytes[place..].fill(b';');
+                    assert_eq!(find(&bytes, at, kind), place, "{len} {at} {place}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn controls_are_the_bytes_below_14() {
+        let bytes: [u8; 64] = std::array::from_fn(|i| (i * 5 % 64) as u8);
+        let bits = controls(&bytes);
+        for (i, b) in bytes.iter().enumerate() {
+            assert_eq!(bits >> i & 1 == 1, *b < 14);
+        }
+    }
+}
