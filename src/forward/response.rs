@@ -70,7 +70,7 @@ impl Proxy {
         let target = Target::Datagram { listener, from: local, to: peer };
 
         self.edits.clear();
-        self.cut_our_via(view)?;
+        self.cut_our_via(view, &essentials)?;
         self.rewrite_record_route(turn, view, &essentials, &token, leaving, setup);
         let success = (200..300).contains(&code);
         if method == Method::Register && success {
@@ -114,7 +114,13 @@ impl Proxy {
     }
 
     /// Takes our Via off. A response without another one was ours to receive: none of ours asks for one yet.
-    fn cut_our_via(&mut self, view: &View<'_>) -> Result<(), Reason> {
+    fn cut_our_via(&mut self, view: &View<'_>, essentials: &Essentials<'_>) -> Result<(), Reason> {
+        let first = view.first(HeaderId::Via).ok_or(Reason::BrokenResponse)?;
+        if view.is_repeated(HeaderId::Via) && view.value_of(first).len() == essentials.via.whole.len() {
+            // Nearly all: alone in its line.
+            self.edits.cut(first.line());
+            return Ok(());
+        }
         let mut vias = view.items(HeaderId::Via);
         let ours = vias.next().ok_or(Reason::BrokenResponse)?;
         let below = vias.next().ok_or(Reason::ForeignResponse)?;
@@ -134,32 +140,48 @@ impl Proxy {
     ) {
         for item in view.items(HeaderId::RecordRoute) {
             // Ours begin so, whoever wrote them anew; what is not, is not parsed.
-            let Some(start) = item.value.strip_prefix(b"<sip:") else { continue };
-            let Some(user) = memchr::memchr(b'@', start).map(|at| &start[..at]) else { continue };
+            let exact = setup.own_route(item.value);
+            let user = || {
+                let start = item.value.strip_prefix(b"<sip:")?;
+                memchr::memchr(b'@', start).map(|at| &start[..at])
+            };
+            let Some(user) = exact.or_else(user) else { continue };
             let Ok((rr, _)) = RouteToken::decode(user, &setup.ring, essentials.call_id) else { continue };
             if rr.bits != token.branch as u16 {
-                continue;
-            }
-            let Some(route) = NameAddr::parse(item.value) else { continue };
-            let Some(uri) = Uri::parse(route.uri) else { continue };
-            if !setup.names.is_our_domain(uri.host.host) && !is_local(turn, &uri) {
                 continue;
             }
             let local = match token.back {
                 Flow::Datagram { local, .. } => local,
                 Flow::Stream { .. } => None,
             };
-            self.edits.replace_with(view.span_of(route.uri), |t| {
-                t.extend_from_slice(b"sip:");
-                t.extend_from_slice(user);
-                t.push(b'@');
-                if token.from_backend {
-                    leaving.write_for_backends(local, t);
-                } else {
-                    leaving.write_for_clients(local, t);
+            self.text.clear();
+            self.text.push(b'@');
+            if token.from_backend {
+                leaving.write_for_backends(local, &mut self.text);
+            } else {
+                leaving.write_for_clients(local, &mut self.text);
+            }
+            self.text.extend_from_slice(b";lr");
+            let uri = match exact {
+                Some(_) => &item.value[1..item.value.len() - 1],
+                None => {
+                    let Some(route) = NameAddr::parse(item.value) else { continue };
+                    let Some(uri) = Uri::parse(route.uri) else { continue };
+                    if !setup.names.is_our_domain(uri.host.host) && !is_local(turn, &uri) {
+                        continue;
+                    }
+                    route.uri
                 }
-                t.extend_from_slice(b";lr");
-            });
+            };
+            // Where both sides know us by one name, it stands as it should.
+            if exact.is_none() || !uri.ends_with(&self.text) {
+                let end = &self.text;
+                self.edits.replace_with(view.span_of(uri), |t| {
+                    t.extend_from_slice(b"sip:");
+                    t.extend_from_slice(user);
+                    t.extend_from_slice(end);
+                });
+            }
             return;
         }
     }

@@ -95,6 +95,11 @@ impl<'a> Routes<'a> {
             if routes.repaired && items.peek().is_none() {
                 break;
             }
+            if let Some(user) = setup.own_route(item.value) {
+                routes.popped += 1;
+                reader.read(&Own { user: Some(user), ob: false }, &mut routes.tokens);
+                continue;
+            }
             let addr = NameAddr::parse(item.value).ok_or(Reason::BadRoute)?;
             let route = Uri::parse(addr.uri).ok_or(Reason::BadRoute)?;
             if !us(&route) {

@@ -9,7 +9,7 @@ use crate::{
     live::{Flows, Moved, Now, Unreachable},
     wire::{
         Limits, Transport, put,
-        token::{Flow, Ring},
+        token::{self, Flow, Ring},
     },
 };
 
@@ -69,6 +69,8 @@ pub struct Setup {
     pub limits: Limits,
     pub grace_s: u64,
     pub pins: usize,
+    /// How our own Route values end, from their `@` on.
+    route_ends: Vec<Box<[u8]>>,
 }
 
 impl Setup {
@@ -88,11 +90,16 @@ impl Setup {
             }),
             bound: l.address.to_string().into_bytes().into(),
         });
+        let listeners: Vec<Listener> = listeners.collect();
+        let hosts =
+            listeners.iter().flat_map(|l| [Some(&l.bound).filter(|_| !l.wildcard), l.advertise.as_ref()]);
+        let route_ends = hosts.flatten().map(|host| [b"@", &host[..], b";lr>"].concat().into()).collect();
         Setup {
             router: settings.tokens.router_id,
             boot,
             start,
-            listeners: listeners.collect(),
+            listeners,
+            route_ends,
             names: Names::new(settings),
             ring,
             trust: settings.trust.prefixes.clone(),
@@ -104,6 +111,14 @@ impl Setup {
 
     pub fn listener(&self, index: u8) -> &Listener {
         &self.listeners[usize::from(index)]
+    }
+
+    /// The user of a Route or Record-Route value that stands byte for byte as we write them: most of ours come back so, and
+    /// need not be parsed.
+    pub fn own_route<'v>(&self, value: &'v [u8]) -> Option<&'v [u8]> {
+        let start = value.strip_prefix(b"<sip:")?;
+        let (user, end) = start.split_at(memchr::memchr(b'@', start)?);
+        (self.route_ends.iter().any(|own| **own == *end) && token::is_text(user)).then_some(user)
     }
 
     /// The listener that a token names.

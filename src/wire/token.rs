@@ -11,7 +11,11 @@ use std::{
 
 use siphasher::sip::{SipHasher13, SipHasher24};
 
-use super::{base64url, name::Transport};
+use super::{
+    base64url,
+    block::{self, Block},
+    name::Transport,
+};
 
 /// A stream connection, by where it is held (SPEC 3.2). `slot` is below 2^24.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -303,6 +307,12 @@ impl PathToken {
         let (router, key_id, flow) = ring.open(PATH, text, b"", |r| Some(r.flow()?.0))?;
         Ok((PathToken { router, flow }, key_id))
     }
+}
+
+/// Are these the letters of a token, which nobody reads as anything else?
+pub fn is_text(bytes: &[u8]) -> bool {
+    let other = |block: Block| block.alphanumeric().or(block.is(b'-')).or(block.is(b'_')).not();
+    block::find(bytes, 0, other) == bytes.len()
 }
 
 /// A 32-bit hash of a tag, for Record-Route tokens and moved flows. Fixed seed: routers that share keys must agree.
