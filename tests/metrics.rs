@@ -40,7 +40,7 @@ impl House {
         core.rule(1);
         core.package(1, Method::Subscribe);
         core.backend_request(1, 1);
-        core.backend_response(1, 2);
+        core.backend_response(1, 2, 0);
         core.answered(404);
         core.key_used(3);
         core.latency(1_500, 2);
@@ -142,7 +142,7 @@ fn each_method_moves_its_own_series() {
         core.backend_request(1, 1)
     });
     moves(r#"tidings_backend_responses_total{backend="pbx1",class="4xx"}"#, 1.0, &|| {
-        core.backend_response(1, 4)
+        core.backend_response(1, 4, 0)
     });
     moves(r#"tidings_answers_total{code="489"}"#, 1.0, &|| core.answered(489));
     moves(r#"tidings_token_key_used_total{key="15"}"#, 1.0, &|| core.key_used(15));

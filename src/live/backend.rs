@@ -305,7 +305,10 @@ mod tests {
         assert_eq!(seen(AdminState::Active), (State::Up, true, true));
         assert_eq!(seen(AdminState::Drain), (State::Drain, false, true));
         assert_eq!(seen(AdminState::Off), (State::Off, false, false));
-        assert!(state.set_health(Health::Degraded, "503", at(1)) && !state.set_health(Health::Degraded, "", at(2)));
+        assert!(
+            state.set_health(Health::Degraded, "503", at(1))
+                && !state.set_health(Health::Degraded, "", at(2))
+        );
         assert_eq!(seen(AdminState::Active), (State::Degraded, false, true));
         assert!(state.set_health(Health::Down, "no answer", at(3)));
         assert_eq!(seen(AdminState::Drain), (State::Down, false, false));

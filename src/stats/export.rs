@@ -313,7 +313,7 @@ mod tests {
             core.rule(1);
             core.package(1, Method::Subscribe);
             core.backend_request(1, 1);
-            core.backend_response(1, 2);
+            core.backend_response(1, 2, 0);
         };
         for core in cores.iter().chain(&cores) {
             count(core);
