@@ -3,6 +3,8 @@
 //! `start` makes everything in the order in which it can fail: keys and boot id, sockets, the table, then the workers.
 //! `cli::run` and `cli::demo` drive it; `admin` serves what `Router` shows. Nothing here touches a message.
 
+pub mod backends;
+mod health;
 pub mod state_dir;
 pub mod tables;
 mod watch;
@@ -131,6 +133,7 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     let router = Arc::new(router);
     runtime.spawn(chores(router.clone()));
     runtime.spawn(watch::watch(router.clone()));
+    runtime.spawn(health::watch(router.clone(), u64::from_le_bytes(state_dir::random()?)));
     Ok(Running { router, runtime })
 }
 
@@ -202,9 +205,22 @@ impl Router {
         outcome
     }
 
-    /// True from the first turn of the workers until the stop begins, while all of them turn.
+    /// Why it is not ready for traffic; `None` from the first turn of the workers until the stop begins, while all of
+    /// them turn and any backend takes requests (SPEC 8.3).
+    pub fn unready(&self) -> Option<&'static str> {
+        if !self.ready.load(Ordering::Acquire) {
+            Some("it stops")
+        } else if self.stuck(net::now()).is_some() {
+            Some("a worker does not turn")
+        } else if self.tables.current().load().pools.all_down() {
+            Some("no backend takes requests")
+        } else {
+            None
+        }
+    }
+
     pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire) && self.stuck(net::now()).is_none()
+        self.unready().is_none()
     }
 
     /// A worker that has not turned for ten seconds.
@@ -223,7 +239,7 @@ impl Router {
         process.set(ProcessGauge::MovedFlows, self.shared.moved.len() as u64);
         process.set(ProcessGauge::UnreachableFlows, self.shared.unreachable.len() as u64);
         process.set(ProcessGauge::Ready, self.is_ready().into());
-        self.exporter.render()
+        self.exporter.render(&self.backend_samples())
     }
 
     fn publish_limits(&self, start: Now) {
@@ -237,6 +253,7 @@ impl Router {
             (ProcessGauge::LimitStartLine, limits.wire.start_line),
             (ProcessGauge::SeriesLimit, limits.series),
             (ProcessGauge::Workers, self.settings.workers.count),
+            (ProcessGauge::ProbesLimit, self.settings.health.probes),
         ];
         for (gauge, value) in gauges {
             self.process.set(gauge, value as u64);
@@ -302,6 +319,7 @@ async fn chores(router: Arc<Router>) {
             router.shared.moved.sweep(now);
             router.exporter.sweep(now.unix_s);
             router.tables.free();
+            router.tables.registry().sweep();
         });
         // A panic in one is a bug; the next second they are tried again.
         let _ = chores.await;

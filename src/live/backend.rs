@@ -72,8 +72,41 @@ pub struct BackendState {
     rtt_us: AtomicU64,
     smoothed_us: AtomicU64,
     told: Mutex<Told>,
+    pub counts: Counts,
     /// What cores write, apart from what they read.
     pub signs: Signs,
+}
+
+/// What becomes of probes, as metrics say it: order of `Counts::probes`.
+pub const PROBES: [&str; 5] = ["answered", "silent", "refused", "unreachable", "unsent"];
+
+/// What made control probe at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noticed {
+    Icmp,
+    Busy,
+    Silence,
+}
+
+impl Noticed {
+    pub const ALL: [Noticed; 3] = [Noticed::Icmp, Noticed::Busy, Noticed::Silence];
+
+    pub const fn label(self) -> &'static str {
+        match self {
+            Noticed::Icmp => "icmp",
+            Noticed::Busy => "busy",
+            Noticed::Silence => "silence",
+        }
+    }
+}
+
+/// What control counts.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// By place in `PROBES`.
+    pub probes: [AtomicU64; 5],
+    /// By `Noticed`.
+    pub noticed: [AtomicU64; 3],
 }
 
 /// The last change of health or mark, for people.

@@ -8,7 +8,7 @@ pub mod pins;
 pub mod signs;
 pub mod unreachable;
 
-pub use backend::{BackendState, Health, Registry, State, Told};
+pub use backend::{BackendState, Health, Noticed, PROBES, Registry, State, Told};
 pub use flows::{Confirmed, Flows, Noted, Registration};
 pub use moved::Moved;
 pub use pins::{Pin, PinTarget, Pins};
