@@ -191,12 +191,16 @@ fn a_killed_node_is_noticed_at_once_and_its_users_alone_move_and_come_back() {
         assert_ne!(*is, gone, "user {n}");
         assert!(its.contains(&n) || was == is, "user {n} moved from {was} to {is}");
     }
-    std::thread::sleep(Duration::from_secs(2).saturating_sub(killed.elapsed()));
+    // `migrate_after` counts from when it was noticed.
+    std::thread::sleep((noticed + Duration::from_millis(2100)).saturating_sub(killed.elapsed()));
     let answer = refresh();
     assert!(answer.starts_with("SIP/2.0 481"), "after migrate_after:\n{answer}");
     let metrics = router.metrics();
     assert!(metrics.sum("tidings_refused_total", &[("cause", "backend_down")]) >= 2.0);
     assert!(metrics.sum("tidings_refused_total", &[("cause", "backend_gone")]) >= 2.0);
+
+    let restarts = std::fs::read_to_string(router.dir.path().join("state/restarts")).expect("they are kept");
+    assert!(restarts.ends_with(" pbx2\n") && restarts.lines().count() == 1, "{restarts:?}");
 
     let _second = kamailio(2);
     wait_state(&router, "pbx2", "up", PATIENCE);

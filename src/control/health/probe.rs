@@ -44,7 +44,7 @@ pub async fn run(target: &Target, id: &str) -> Outcome {
             libc::ECONNREFUSED => Outcome::Refused,
             errno if is_unreachable(errno) => Outcome::Unreachable,
             _ => {
-                tracing::warn!(backend = %target.address, local = %target.local, %error, "a probe could not be sent");
+                tracing::debug!(backend = %target.address, local = %target.local, %error, "a probe could not be sent");
                 Outcome::Unsent
             }
         },

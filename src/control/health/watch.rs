@@ -35,6 +35,8 @@ pub(super) struct Watch {
     under_way: bool,
     /// It was due while there was no room.
     delayed: bool,
+    /// The last probe could not be sent; said once.
+    unsent: bool,
     /// Since when requests to it have met with no response at all, in `Now::mono_ms`; 0: no such time.
     unheard_ms: u64,
     /// What was asked before it was watched does not count.
@@ -57,6 +59,7 @@ impl Watch {
             started_ms: 0,
             under_way: false,
             delayed: false,
+            unsent: false,
             unheard_ms: 0,
             watched_ms: now.mono_ms,
         }
@@ -75,6 +78,7 @@ impl Watch {
         self.started_ms = before.started_ms;
         self.under_way = before.under_way;
         self.delayed = before.delayed;
+        self.unsent = before.unsent;
         self.unheard_ms = before.unheard_ms;
         self.watched_ms = before.watched_ms;
     }
@@ -164,6 +168,10 @@ impl Watch {
         let Some(target) = self.target.clone() else { return };
         if let Outcome::Answered { rtt, .. } = outcome {
             self.state.measured(rtt);
+        }
+        let unsent = std::mem::replace(&mut self.unsent, outcome == Outcome::Unsent);
+        if self.unsent && !unsent {
+            tracing::warn!(backend = %self.state.name, local = %target.local, "its probes cannot be sent from here");
         }
         let verdict =
             self.judge.probed(self.state.health(), outcome, &target.rules, longest_pause_s, now.mono_ms);
