@@ -272,6 +272,15 @@ fn a_mute_node_is_down_after_fall_probes_and_the_probes_are_bounded() {
     branches.dedup();
     assert_eq!(branches.len(), count, "300 ms are too short for a retransmission");
     assert_eq!(http::get(router.admin, "/readyz"), (503, "not ready: no backend takes requests\n".into()));
+
+    let phone = Phone::new(NET, 31);
+    let asked = format!("/api/v1/explain?source={}", phone.party.address);
+    let (status, told) = http::post(router.admin, &asked, &phone.subscribe("1000").text());
+    assert_eq!((status, told.matches("down").count() >= 3), (200, true), "{told}");
+    let (status, body) = router.put_table(&table(NET, 3, "probe = \"off\""));
+    assert_eq!(status, 200, "{body}");
+    wait_state(&router, "pbx1", "up", Duration::from_secs(2));
+    assert_eq!(backend(&router, "pbx1")["why"], "not probed any more");
 }
 
 /// A PBX of the test's own: a thread that answers each request by `answer` (status and header lines), or not at all.
