@@ -491,7 +491,8 @@ impl<S: Step> Lane<S> {
             if entry.icmp && is_unreachable(entry.errno) {
                 let target = Target::Datagram { listener: port.listener, from: entry.from, to: entry.to };
                 let sent = &self.returned[..entry.len];
-                let input = Input::Undeliverable { target, sent, why: Fault::Unreachable };
+                let why = if entry.errno == libc::ECONNREFUSED { Fault::Refused } else { Fault::Unreachable };
+                let input = Input::Undeliverable { target, sent, why };
                 self.core.step(self.now, &self.table, input, &mut self.outbox);
             }
         }

@@ -234,8 +234,8 @@ impl Proxy {
         let reason = match why {
             Fault::TooLarge => Reason::NextHopTooLarge,
             // A publisher drops its event on any final error, but goes on retransmitting (SPEC 6.5).
-            Fault::Unreachable if method == Method::Publish => return,
-            Fault::Unreachable => Reason::Unreachable,
+            Fault::Refused | Fault::Unreachable if method == Method::Publish => return,
+            Fault::Refused | Fault::Unreachable => Reason::Unreachable,
         };
         let mut headers = std::mem::take(&mut self.headers);
         headers.clear();

@@ -43,6 +43,7 @@ impl Proxy {
     pub(super) fn decide<'t, R: Recorder>(&mut self, request: &Request<'t>, rec: &mut R) -> Outcome<'t> {
         let hops = request.hops();
         if let Some(hop) = hops.by_token(request.routes) {
+            let hop = hop.and_then(|hop| hops.carried(hop));
             if R::ON {
                 rec.step("token", format_args!("{}", outcome_text(&hop)));
             }
@@ -54,6 +55,7 @@ impl Proxy {
         }
         if let (true, Some(route)) = (request.source.is_backend(), request.routes.next) {
             let hop = Uri::parse(route).ok_or(Reason::BadRoute.into()).and_then(|uri| hops.by_uri(&uri));
+            let hop = hop.and_then(|hop| hops.carried(hop));
             if R::ON {
                 rec.step("route", format_args!("{}: {}", String::from_utf8_lossy(route), outcome_text(&hop)));
             }
@@ -86,7 +88,7 @@ impl Proxy {
             }
         };
         let serves = match &hop {
-            Hop::Backend { at, .. } => at.is_some_and(|at| request.table.pools.is_active(at)),
+            Hop::Backend { at, .. } => at.is_some_and(|at| request.table.pools.carries(at)),
             Hop::Client { .. } => true,
         };
         (serves || request.is_cancel_or_ack()).then_some(hop)
@@ -124,7 +126,7 @@ impl Proxy {
         let hop = match rule.action {
             Action::Route(pool) => self.balance(request, &facts, hops, pool, rec),
             Action::Flow => hops.by_flow(&request.routes.uri),
-            Action::RequestUri => hops.by_uri(&request.routes.uri),
+            Action::RequestUri => hops.by_uri(&request.routes.uri).and_then(|hop| hops.carried(hop)),
             Action::Reply { .. } | Action::RedirectUri(_) | Action::RedirectPool(_) => {
                 return Outcome::Answer(rule);
             }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::{
+    decide::NO_BACKEND_RETRY_S,
     routes::{Routes, Tokens},
     setup::{Setup, Shared},
 };
@@ -205,6 +206,27 @@ impl Hops<'_> {
                 .address(SocketAddr::new(ip, next.host.port.unwrap_or(transport.default_port())), transport);
         }
         self.address(addr, transport)
+    }
+
+    /// A hop toward a backend that is down or off is none (SPEC 8.6): a refresh is asked to come again until the backend
+    /// is given up, so that its subscriber makes a new subscription elsewhere; a BYE ends a dialog that is gone. An ACK
+    /// cannot be answered, and a CANCEL harms nobody: both go.
+    pub fn carried(&self, hop: Hop) -> Result<Hop, Refused> {
+        let Hop::Backend { at: Some(at), .. } = hop else { return Ok(hop) };
+        if matches!(self.method, Method::Ack | Method::Cancel) || self.pools().carries(at) {
+            return Ok(hop);
+        }
+        let given_up = self.pools().backend(at).state.gone_ms() + self.pools().pool(at.pool).migrate_after_ms;
+        let left_s = given_up.saturating_sub(self.now.mono_ms).div_ceil(1000) as u32;
+        let refused = |reason, seconds| Err(Refused { reason, retry: Some(seconds) });
+        match self.method {
+            Method::Subscribe if self.essentials.to_tag.is_none() => {
+                refused(Reason::BackendDown, NO_BACKEND_RETRY_S)
+            }
+            Method::Subscribe if left_s > 0 => refused(Reason::BackendDown, left_s),
+            Method::Subscribe | Method::Bye => Err(Reason::BackendGone.into()),
+            _ => refused(Reason::BackendDown, NO_BACKEND_RETRY_S),
+        }
     }
 
     /// The host of a URI that a backend or a trusted source wrote (a foreign Route, `route = "request-uri"`): a backend,

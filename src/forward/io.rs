@@ -36,7 +36,9 @@ pub enum Input<'a> {
 /// Why something could not be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// ICMP port, host or network unreachable.
+    /// ICMP port unreachable: nobody listens there.
+    Refused,
+    /// ICMP host or network unreachable, or the kernel knows no way.
     Unreachable,
     /// EMSGSIZE.
     TooLarge,

@@ -16,6 +16,7 @@ mod request;
 mod response;
 mod routes;
 mod setup;
+mod signs;
 mod write;
 
 use std::sync::Arc;
@@ -157,9 +158,15 @@ impl Core {
         let Core { index, setup, shared, proxy } = self;
         let Target::Datagram { listener, to, .. } = target;
         let out_by = setup.listener(listener);
-        if why == Fault::Unreachable && table.pools.peer(out_by.transport, to, now.unix_s).is_none() {
-            let flow = Flow::Datagram { listener: out_by.id, local: None, peer: to };
-            proxy.stats.add(Counter::UnreachableDropped, u64::from(shared.unreachable.put(flow, now)));
+        if why != Fault::TooLarge {
+            let listed = table.pools.at_address(to, out_by.transport);
+            for &at in listed {
+                signs::unreachable(&table.pools.backend(at).state, why, now);
+            }
+            if listed.is_empty() && table.pools.peer(out_by.transport, to, now.unix_s).is_none() {
+                let flow = Flow::Datagram { listener: out_by.id, local: None, peer: to };
+                proxy.stats.add(Counter::UnreachableDropped, u64::from(shared.unreachable.put(flow, now)));
+            }
         }
         let arrival = Arrival { listener, local: out_by.address, peer: to, flow: None };
         let turn = Turn { now, setup, shared, table, arrival: &arrival };

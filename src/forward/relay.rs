@@ -179,6 +179,10 @@ impl Proxy {
         if let Hop::Backend { at: Some(at), .. } = plan.hop {
             let backend = request.table.pools.backend(at);
             self.stats.backend_request(request.table.pools.pool(at.pool).series, backend.series);
+            // Nobody answers an ACK.
+            if request.method != Method::Ack {
+                self.stats.backend_asked(backend.series, request.turn.now.mono_ms);
+            }
         }
         self.pin(request, plan);
         if request.method == Method::Register && request.source == Source::Client {

@@ -5,6 +5,7 @@ use super::{
     Proxy, Turn,
     io::{Outbox, Target},
     setup::{Listener, Setup},
+    signs,
 };
 use crate::{
     route::{Recorder, Source},
@@ -85,7 +86,11 @@ impl Proxy {
         }
         self.stats.sent(Kind::Response(method), leaving.transport);
         if let Source::Backend(at) = from {
-            self.stats.backend_response(turn.table.pools.backend(at).series, (code / 100) as u8);
+            let backend = turn.table.pools.backend(at);
+            self.stats.backend_response(backend.series, (code / 100) as u8, turn.now.mono_ms);
+            if code == 503 {
+                signs::unavailable(&backend.state, turn, view, &token.back);
+            }
         }
         if success {
             self.learn(turn, view, &token, method, setup);

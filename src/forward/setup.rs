@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use crate::{
     config::{Names, Settings, Side},
-    live::{Flows, Moved, Now, Unreachable},
+    live::{BackOff, Flows, Moved, Now, Unreachable},
     wire::{
         Limits, Transport, put,
         token::{self, Flow, Ring},
@@ -68,6 +68,8 @@ pub struct Setup {
     pub trust: Vec<IpNet>,
     pub limits: Limits,
     pub grace_s: u64,
+    /// When 503s of a backend make a pause (SPEC 8.2).
+    pub busy: BackOff,
     pub pins: usize,
     /// How our own Route values end, from their `@` on.
     route_ends: Vec<Box<[u8]>>,
@@ -105,6 +107,11 @@ impl Setup {
             trust: settings.trust.prefixes.clone(),
             limits: settings.limits.wire,
             grace_s: settings.timers.grace.as_secs(),
+            busy: BackOff {
+                sources: settings.health.busy_sources,
+                window_s: settings.health.busy_window.as_secs() as u32,
+                most_s: settings.health.longest_pause.as_secs() as u32,
+            },
             pins: settings.limits.pins,
         }
     }

@@ -5,12 +5,14 @@ pub mod backend;
 pub mod flows;
 pub mod moved;
 pub mod pins;
+pub mod signs;
 pub mod unreachable;
 
-pub use backend::{BackendState, Registry};
+pub use backend::{BackendState, Health, Noticed, PROBES, Registry, State, Told};
 pub use flows::{Confirmed, Flows, Noted, Registration};
 pub use moved::Moved;
 pub use pins::{Pin, PinTarget, Pins};
+pub use signs::{BackOff, Sign, Signs};
 pub use unreachable::Unreachable;
 
 /// The time, read once per turn of a worker and passed in.

@@ -123,6 +123,9 @@ impl<'a> Work<'a> {
             balance: spec.balance.clone(),
             any_port: spec.any_port,
             silence: spec.silence,
+            panic: spec.panic,
+            probe: spec.probe.clone(),
+            migrate_after_ms: spec.migrate_after.as_millis() as u64,
             backends: spec.backends.iter().filter_map(|backend| self.backend(spec, backend)).collect(),
         }
     }
@@ -154,6 +157,7 @@ impl<'a> Work<'a> {
             host: spec.host.to_ascii_lowercase().into_bytes().into(),
             weight: spec.weight.max(1),
             admin: spec.state,
+            uri: spec.uri.as_str().into(),
             hash: balance::name_hash(&spec.name),
             state: self.context.registry.state(&spec.name, self.context.unix_s),
             listener,

@@ -19,9 +19,9 @@ use super::{
 use crate::{
     config::{
         Names,
-        table::{AdminState, Balance},
+        table::{AdminState, Balance, ProbeSpec},
     },
-    live::BackendState,
+    live::{BackendState, State},
     wire::Transport,
 };
 
@@ -42,7 +42,10 @@ pub struct Backend {
     /// Host of its URI as written, lower case, no brackets (a Route or R-URI host may name it so).
     pub host: Box<[u8]>,
     pub weight: u32,
+    /// The state that the table gives it; the operator's mark in `state` goes before it.
     pub admin: AdminState,
+    /// As written: what a probe asks.
+    pub uri: Box<str>,
     /// xxh3 of the name with the fixed seed: placement and entity-tags.
     pub hash: u64,
     pub state: Arc<BackendState>,
@@ -62,6 +65,12 @@ pub struct Pool {
     pub any_port: bool,
     /// PUBLISH over UDP with no backend for it is met with silence (SPEC 6.5).
     pub silence: bool,
+    /// With no backend up, all that are not drained or off take requests (SPEC 8.3).
+    pub panic: bool,
+    /// How its backends are probed; `None`: not at all.
+    pub probe: Option<ProbeSpec>,
+    /// How long a dialog's refresh toward a backend that is down is asked to come again, in milliseconds (SPEC 8.6).
+    pub migrate_after_ms: u64,
     pub backends: Vec<Backend>,
 }
 
@@ -91,7 +100,7 @@ pub struct Pools {
     departed: Departed,
 }
 
-/// The active backends of a pool, close together: a balance reads all of them for each request.
+/// The backends of a pool, close together: a balance reads all of them for each request.
 struct Draws {
     /// All weights are one, so the greatest draw wins.
     equal: bool,
@@ -122,15 +131,28 @@ impl Pools {
         &self.pools[index as usize]
     }
 
-    /// Does this backend take new requests?
-    pub fn is_active(&self, at: BackendRef) -> bool {
-        self.backend(at).admin == AdminState::Active
+    /// Does this backend take new requests? (In a pool that panics others may, see `rendezvous`.)
+    pub fn takes_new(&self, at: BackendRef) -> bool {
+        self.backend(at).takes_new()
+    }
+
+    /// Does this backend take requests of what it has: dialogs, transactions? Also where its pool panics.
+    pub fn carries(&self, at: BackendRef) -> bool {
+        let backend = self.backend(at);
+        backend.carries() || (self.panics(at.pool) && backend.may_panic())
+    }
+
+    /// The pool says so, and none of its backends takes new requests (SPEC 8.3).
+    pub fn panics(&self, pool: u16) -> bool {
+        let pool = self.pool(pool);
+        pool.panic && !pool.backends.iter().any(Backend::takes_new)
     }
 
     /// There are backends, and none takes new requests.
     pub fn all_down(&self) -> bool {
-        let mut backends = self.backends().peekable();
-        backends.peek().is_some() && backends.all(|(_, backend)| backend.admin != AdminState::Active)
+        let down =
+            |pool: &Pool| !pool.backends.iter().any(|b| b.takes_new() || (pool.panic && b.may_panic()));
+        self.pools.iter().any(|pool| !pool.backends.is_empty()) && self.pools.iter().all(down)
     }
 
     /// Every backend with its place, in the file's order.
@@ -172,9 +194,14 @@ impl Pools {
         }
     }
 
+    /// Every place of a backend with this address and transport.
+    pub fn at_address(&self, addr: SocketAddr, transport: Transport) -> &[BackendRef] {
+        self.book.listed.get(&(transport, canonical(addr))).map_or(&[], Vec::as_slice)
+    }
+
     /// The backend listed with this address and transport.
     pub fn by_address(&self, addr: SocketAddr, transport: Transport) -> Option<BackendRef> {
-        self.book.listed.get(&(transport, canonical(addr)))?.first().copied()
+        self.at_address(addr, transport).first().copied()
     }
 
     /// The backend that a URI's host (a name as written in the table, or an IP literal) and port mean; where the port is
@@ -202,8 +229,8 @@ impl Pools {
         with_port().or_else(|| found.all.iter().find(shares)).copied()
     }
 
-    /// Balances over a pool: `key_buf` is scratch for the key. `sender` is never the target: the hash is over all active
-    /// backends, and where it names the sender there is none other (SPEC 1.5).
+    /// Balances over a pool: `key_buf` is scratch for the key. `sender` is never the target: the hash is over all that
+    /// take new requests, and where it names the sender there is none other (SPEC 1.5).
     pub fn pick<R: Recorder>(
         &self,
         pool: u16,
@@ -231,17 +258,29 @@ impl Pools {
         Pick::Backend(BackendRef { pool, index })
     }
 
-    /// Weighted rendezvous over the active backends of a pool: the position of the one that the hash of a key names.
+    /// Weighted rendezvous over the backends of a pool that take new requests: the position of the one that the hash of
+    /// a key names. Where none does and the pool panics, over all that are neither drained nor off.
     pub fn rendezvous(&self, pool: u16, key: u64) -> Option<u16> {
-        self.draws[usize::from(pool)].winner(key)
+        let of = self.pool(pool);
+        let draws = &self.draws[usize::from(pool)];
+        let is = |fits: fn(&Backend) -> bool| move |at: u16| fits(&of.backends[usize::from(at)]);
+        // Who wins over all wins over any part that it is in: only for keys of one that takes nothing is there more to
+        // look at, and they are placed as if it were not there.
+        let first = draws.winner(key, |_| true)?;
+        if is(Backend::takes_new)(first) {
+            return Some(first);
+        }
+        let next = draws.winner(key, is(Backend::takes_new));
+        if next.is_none() && of.panic { draws.winner(key, is(Backend::may_panic)) } else { next }
     }
 
     fn record<R: Recorder>(&self, pool: u16, key: u64, recorder: &mut R) {
+        let panics = self.panics(pool);
         for (index, backend) in self.pool(pool).backends.iter().enumerate() {
-            let excluded = match backend.admin {
-                AdminState::Active => None,
-                AdminState::Drain => Some("drain"),
-                AdminState::Off => Some("off"),
+            let excluded = match backend.state.state(backend.admin) {
+                State::Up => None,
+                _ if panics && backend.may_panic() => None,
+                other => Some(other.label()),
             };
             recorder.candidate(Candidate {
                 backend: BackendRef { pool, index: index as u16 },
@@ -255,21 +294,20 @@ impl Pools {
 
 impl Draws {
     fn of(pool: &Pool) -> Draws {
-        let active =
-            pool.backends.iter().enumerate().filter(|(_, backend)| backend.admin == AdminState::Active);
-        let backends: Box<[_]> = active
+        let backends: Box<[_]> = (pool.backends.iter().enumerate())
             .map(|(at, backend)| (backend.hash, u64::MAX / u64::from(backend.weight.max(1)), at as u16))
             .collect();
         Draws { equal: backends.windows(2).all(|pair| pair[0].1 == pair[1].1), backends }
     }
 
-    fn winner(&self, key: u64) -> Option<u16> {
+    fn winner(&self, key: u64, among: impl Fn(u16) -> bool) -> Option<u16> {
+        let backends = self.backends.iter().filter(|(.., at)| among(*at));
         if self.equal {
-            let winner = self.backends.iter().max_by_key(|(hash, ..)| balance::draw(key, *hash));
+            let winner = backends.max_by_key(|(hash, ..)| balance::draw(key, *hash));
             return winner.map(|&(.., at)| at);
         }
         let (mut winner, mut best) = (None, u128::MAX);
-        for &(hash, share, at) in &self.backends {
+        for &(hash, share, at) in backends {
             let draw = balance::draw(key, hash);
             // The least loss by weight (below 2^103); behind it the draw, so that where two are equal the greater draw
             // wins and the order of the file decides nothing. One comparison, without a branch to guess.
@@ -284,6 +322,22 @@ impl Draws {
 }
 
 impl Backend {
+    /// Does it take new requests?
+    #[inline]
+    pub fn takes_new(&self) -> bool {
+        self.state.takes_new(self.admin)
+    }
+
+    /// Does it take requests of dialogs that it has?
+    pub fn carries(&self) -> bool {
+        self.state.carries(self.admin)
+    }
+
+    /// Neither drained nor off: only its health is against it.
+    fn may_panic(&self) -> bool {
+        self.state.mark().unwrap_or(self.admin) == AdminState::Active
+    }
+
     /// The score of this backend for a key, for people: the balance compares in integers.
     fn score(&self, key: u64) -> f64 {
         let loss = balance::loss(balance::draw(key, self.hash));

@@ -68,6 +68,9 @@ pub struct CoreStats {
     rules: Cells,
     packages: Cells,
     responses: Cells,
+    /// When a request last left for a backend, and when it last answered, in `Now::mono_ms`.
+    asked: Cells,
+    heard: Cells,
     pairs: Pairs,
 }
 
@@ -99,6 +102,8 @@ impl CoreStats {
             rules: Cells::new(bound),
             packages: Cells::new(bound * Method::COUNT),
             responses: Cells::new(bound * CLASSES),
+            asked: Cells::new(bound),
+            heard: Cells::new(bound),
             pairs: Pairs::new(bound),
         }
     }
@@ -147,10 +152,17 @@ impl CoreStats {
         self.pairs.bump(self.within(pool) as u32, self.within(backend) as u32);
     }
 
-    /// A response of class 1 to 6 from this backend.
+    /// A request that wants an answer left for this backend at this time.
     #[inline]
-    pub fn backend_response(&self, backend: u32, class: u8) {
+    pub fn backend_asked(&self, backend: u32, mono_ms: u64) {
+        self.asked.cell(self.within(backend)).store(mono_ms, Relaxed);
+    }
+
+    /// A response of class 1 to 6 from this backend, at this time.
+    #[inline]
+    pub fn backend_response(&self, backend: u32, class: u8, mono_ms: u64) {
         let class = usize::from(class.clamp(1, CLASSES as u8)) - 1;
+        self.heard.cell(self.within(backend)).store(mono_ms, Relaxed);
         bump(self.responses.cell(self.within(backend) * CLASSES + class), 1);
     }
 
@@ -221,6 +233,12 @@ impl CoreStats {
 
     pub fn backend_responses(&self, series: u32, class: u8) -> u64 {
         self.responses.value(series as usize * CLASSES + usize::from(class) - 1)
+    }
+
+    /// When a request last left for this backend and when a response last came, in `Now::mono_ms`; 0: never. All
+    /// backends beyond the bound share those of `OTHER`.
+    pub fn backend_times(&self, series: u32) -> (u64, u64) {
+        (self.asked.value(series as usize), self.heard.value(series as usize))
     }
 
     /// Each (pool, backend) that was counted, with its requests.
@@ -384,8 +402,10 @@ mod tests {
         stats.rule(4);
         stats.rule(u32::MAX);
         stats.package(9, Method::Other);
-        stats.backend_response(9, 7);
-        stats.backend_response(3, 6);
+        stats.backend_response(9, 7, 5);
+        stats.backend_response(3, 6, 7);
+        stats.backend_asked(9, 4);
+        assert_eq!((stats.backend_times(OTHER), stats.backend_times(3)), ((4, 5), (0, 7)));
         stats.backend_request(9, 2);
         stats.answered(0);
         stats.answered(1000);

@@ -29,6 +29,8 @@ numbers! {
         TablePools => TABLE_POOLS;
         TableBackends => TABLE_BACKENDS;
         Workers => WORKERS;
+        ProbesUnderWay => PROBES_UNDER_WAY;
+        ProbesLimit => PROBES_LIMIT;
         Ready => READY;
         StartTime => START_TIME;
     }
@@ -39,6 +41,8 @@ numbers! {
     ProcessCounter {
         TableSwaps => TABLE_SWAPS;
         TableFailures => TABLE_FAILURES;
+        /// Probes that were due while there was no room.
+        ProbesDelayed => PROBES_DELAYED;
     }
 }
 

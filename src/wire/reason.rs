@@ -72,6 +72,8 @@ reasons! {
     NoRule              "no_rule"              404 "Not Found";
     NotOurs             "not_ours"             403 "Forbidden";
     NoBackend           "no_backend"           503 "Service Unavailable";
+    BackendDown         "backend_down"         503 "Service Unavailable";
+    BackendGone         "backend_gone"         481 "Call/Transaction Does Not Exist";
     Silence             "silence"              0   "";
     NoFlow              "no_flow"              480 "Temporarily Unavailable";
     FlowFailed          "flow_failed"          430 "Flow Failed";

@@ -10,8 +10,8 @@ use tidings::{
     config::{
         Diagnostic, ListenSpec, Side, TableSpec,
         table::{
-            ActionSpec, AdminState, BackendSpec, Balance, MatchSpec, PatternSpec, PoolSpec, RuleSpec,
-            SourceSpec, Subject,
+            ActionSpec, AdminState, BackendSpec, Balance, MIGRATE_AFTER, MatchSpec, PatternSpec, PoolSpec,
+            RuleSpec, SourceSpec, Subject,
         },
     },
     live::Registry,
@@ -147,6 +147,9 @@ pub fn pool(name: &str, backends: &[&str]) -> PoolSpec {
         any_port: false,
         listener: None,
         silence: true,
+        panic: false,
+        probe: None,
+        migrate_after: MIGRATE_AFTER,
         backends: backends.iter().enumerate().map(|(i, a)| backend(&format!("{name}{i}"), a)).collect(),
         line: 1,
     }

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use super::document::Place;
 use crate::wire::{Limits as WireLimits, Transport};
 
-pub(super) use read::network;
+pub(super) use read::{network, time};
 pub(super) use units::host_port;
 
 pub use keys::parse_ring;
@@ -62,6 +62,7 @@ pub struct Settings {
     pub tokens: Tokens,
     pub limits: Limits,
     pub timers: Timers,
+    pub health: Health,
     pub udp: Udp,
     pub admin: Admin,
     pub log: Log,
@@ -123,6 +124,21 @@ pub struct Limits {
 pub struct Timers {
     /// Grace of a dead route (SPEC 3.5); default 30 s.
     pub grace: Duration,
+}
+
+/// `[health]`: what holds for the backends of all pools (SPEC 8); `probe` of a pool says how often and by what.
+#[derive(Clone, Debug)]
+pub struct Health {
+    /// Probes under way at one time, at most; those beyond wait for room. Default 64.
+    pub probes: usize,
+    /// A backend that answers nothing for so long, though requests went there, is probed at once; default 2 s.
+    pub silence: Duration,
+    /// Of so many different sources requests must have been met with 503 and Retry-After, within `busy_window`, before
+    /// they make a pause for all; default 3 within 10 s.
+    pub busy_sources: usize,
+    pub busy_window: Duration,
+    /// Longest pause that a backend gets, whatever its Retry-After says; default 5 min.
+    pub longest_pause: Duration,
 }
 
 /// `[udp]`
@@ -188,6 +204,7 @@ impl Default for Settings {
             tokens: Tokens::default(),
             limits: Limits::default(),
             timers: Timers::default(),
+            health: Health::default(),
             udp: Udp::default(),
             admin: Admin::default(),
             log: Log::default(),
@@ -222,6 +239,18 @@ impl Default for Limits {
 impl Default for Timers {
     fn default() -> Timers {
         Timers { grace: Duration::from_secs(30) }
+    }
+}
+
+impl Default for Health {
+    fn default() -> Health {
+        Health {
+            probes: 64,
+            silence: Duration::from_secs(2),
+            busy_sources: 3,
+            busy_window: Duration::from_secs(10),
+            longest_pause: Duration::from_secs(300),
+        }
     }
 }
 

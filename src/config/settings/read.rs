@@ -11,12 +11,12 @@ use super::{
         document::{self, Faults, Text, Value, in_order, quoted},
         headers,
     },
-    Admin, Limits, ListenSpec, Log, Settings, Side, Timers, Tokens, Trust, Udp, Workers, default_listener,
-    keys, listener_id, units,
+    Admin, Health, Limits, ListenSpec, Log, Settings, Side, Timers, Tokens, Trust, Udp, Workers,
+    default_listener, keys, listener_id, units,
 };
 use crate::wire::Transport;
 
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
     "table",
     "state_dir",
     "aliases",
@@ -26,12 +26,14 @@ const SECTIONS: [&str; 13] = [
     "tokens",
     "limits",
     "timers",
+    "health",
     "udp",
     "admin",
     "log",
     "cluster",
 ];
 const LISTEN: [&str; 5] = ["name", "transport", "address", "side", "advertise"];
+const HEALTH: [&str; 5] = ["probes", "silence", "busy_sources", "busy_window", "longest_pause"];
 const LIMITS: [&str; 8] =
     ["message", "header_lines", "start_line", "pins", "flows", "moved_flows", "unreachable", "series"];
 
@@ -55,6 +57,7 @@ impl Settings {
                 "tokens" => tokens(&mut faults, value, base_dir, &mut settings.tokens),
                 "limits" => limits(&mut faults, value, &mut settings.limits),
                 "timers" => timers(&mut faults, value, &mut settings.timers),
+                "health" => health(&mut faults, value, &mut settings.health),
                 "udp" => udp(&mut faults, value, &mut settings.udp),
                 "admin" => admin(&mut faults, value, &mut settings.admin),
                 "log" => log(&mut faults, value, &mut settings.log),
@@ -404,6 +407,28 @@ fn timers(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Timers) {
     }
 }
 
+fn health(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Health) {
+    let Some(table) = faults.table("health", value) else { return };
+    let hour = Duration::from_secs(3600);
+    for (key, value) in in_order(table) {
+        match key.get_ref().as_ref() {
+            "probes" => set(&mut out.probes, faults.integer("probes", value, 1..=10_000).map(as_usize)),
+            "silence" => match time(faults, "silence", value, hour) {
+                Some(time) if time < Duration::from_millis(100) => {
+                    faults.error(value.span(), "silence: less than 100 ms");
+                }
+                time => set(&mut out.silence, time),
+            },
+            "busy_sources" => {
+                set(&mut out.busy_sources, faults.integer("busy_sources", value, 1..=8).map(as_usize));
+            }
+            "busy_window" => set(&mut out.busy_window, time(faults, "busy_window", value, hour)),
+            "longest_pause" => set(&mut out.longest_pause, time(faults, "longest_pause", value, hour)),
+            _ => faults.unknown_key(key, "[health]", HEALTH),
+        }
+    }
+}
+
 fn udp(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Udp) {
     let Some(table) = faults.table("udp", value) else { return };
     let range = 4 << 10..=1 << 30;
@@ -499,7 +524,13 @@ fn is_level(written: &str) -> bool {
     })
 }
 
-fn time(faults: &mut Faults<'_>, key: &str, value: &Value<'_>, most: Duration) -> Option<Duration> {
+/// A duration of at most `most`.
+pub(crate) fn time(
+    faults: &mut Faults<'_>,
+    key: &str,
+    value: &Value<'_>,
+    most: Duration,
+) -> Option<Duration> {
     let text = match value.get_ref() {
         DeValue::String(_) => faults.string(key, value)?,
         _ => {

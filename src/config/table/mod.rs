@@ -11,11 +11,12 @@ mod listeners;
 mod matches;
 mod pattern;
 mod pool;
+mod probe;
 mod read;
 mod rule;
 mod template;
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use ipnet::IpNet;
 
@@ -24,6 +25,7 @@ use crate::wire::{Method, Transport};
 
 pub use listeners::check_listeners;
 pub use pattern::hir;
+pub use probe::{MIGRATE_AFTER, ProbeSpec};
 pub use read::parse;
 
 /// A valid table. Order of rules is the order of the file.
@@ -80,6 +82,12 @@ pub struct PoolSpec {
     pub listener: Option<String>,
     /// `unavailable = "silence"` (default, PUBLISH over UDP) or "503".
     pub silence: bool,
+    /// With no backend up, requests go to all (SPEC 8.3).
+    pub panic: bool,
+    /// `None`: `probe = "off"`.
+    pub probe: Option<ProbeSpec>,
+    /// SPEC 8.6; default 30 s.
+    pub migrate_after: Duration,
     pub backends: Vec<BackendSpec>,
     pub line: usize,
 }

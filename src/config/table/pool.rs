@@ -8,14 +8,16 @@ use super::{
     super::{
         document::{Faults, Text, Value, in_order, quoted},
         headers,
-        settings::network,
+        settings::{network, time},
     },
     Balance, ListenerUse, ListenerUser, PoolSpec, TableSpec,
     backend::{self, Known},
     lint::Places,
+    probe::{self, MIGRATE_AFTER, ProbeSpec},
 };
 
-const KEYS: [&str; 7] = ["name", "balance", "any_port", "listener", "unavailable", "probe", "backend"];
+const KEYS: [&str; 9] =
+    ["name", "balance", "any_port", "listener", "unavailable", "panic", "probe", "migrate_after", "backend"];
 const RESERVED: [&str; 4] = ["backends", "clients", "flow", "request-uri"];
 const BALANCES: [&str; 10] = [
     "resource",
@@ -78,6 +80,9 @@ fn pool<'i>(
         any_port: false,
         listener: None,
         silence: true,
+        panic: false,
+        probe: Some(ProbeSpec::default()),
+        migrate_after: MIGRATE_AFTER,
         backends: Vec::new(),
         line: faults.line_of(span.start),
     };
@@ -90,39 +95,43 @@ fn pool<'i>(
                 if let Some(text) = faults.name("listener", value) {
                     let place = faults.place(text.span.start);
                     let listener = text.value.to_owned();
-                    uses.push(ListenerUse { listener: listener.clone(), by: ListenerUser::Pool(index), place });
+                    uses.push(ListenerUse {
+                        listener: listener.clone(),
+                        by: ListenerUser::Pool(index),
+                        place,
+                    });
                     pool.listener = Some(listener);
                 }
             }
             "unavailable" => match faults.string("unavailable", value) {
-                Some(text) if matches!(text.value, "silence" | "503") => pool.silence = text.value == "silence",
+                Some(text) if matches!(text.value, "silence" | "503") => {
+                    pool.silence = text.value == "silence"
+                }
                 Some(text) => {
-                    let message = format!("unavailable: {} is neither \"silence\" nor \"503\"", quoted(text.value));
+                    let message =
+                        format!("unavailable: {} is neither \"silence\" nor \"503\"", quoted(text.value));
                     faults.error(text.span, message);
                 }
                 None => {}
             },
-            "probe" => match value.get_ref() {
-                DeValue::String(text) if text == "off" => {}
-                _ => faults.error(
-                    value.span(),
-                    "probes of backends are not in this version yet: leave \"probe\" out or write probe = \"off\"",
-                ),
-            },
-            "panic" => {
-                if faults.boolean("panic", value) == Some(true) {
-                    faults.not_yet(key, "there is no health that could be ignored; leave it out");
-                }
+            "probe" => pool.probe = probe::read(faults, value),
+            "panic" => pool.panic = faults.boolean("panic", value).unwrap_or_default(),
+            "migrate_after" => {
+                let after = time(faults, "migrate_after", value, probe::LONGEST);
+                pool.migrate_after = after.unwrap_or(MIGRATE_AFTER);
             }
             "publish_expires_margin" | "foreign_etag" => {
                 faults.not_yet(key, "affinity of publications comes with backends; leave it out");
             }
-            "migrate_after" | "migrate" => faults.not_yet(key, "migration comes with subscriptions; leave it out"),
+            "migrate" => faults.not_yet(key, "migration comes with subscriptions; leave it out"),
             "backend" => {
                 backend::backends(faults, value, &mut pool.backends, known);
             }
             "backends" => {
-                faults.error(key.span(), "unknown key \"backends\" in [[pool]]: each backend is a [[pool.backend]]");
+                faults.error(
+                    key.span(),
+                    "unknown key \"backends\" in [[pool]]: each backend is a [[pool.backend]]",
+                );
             }
             _ => faults.unknown_key(key, "[[pool]]", KEYS),
         }
