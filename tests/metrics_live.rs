@@ -36,6 +36,11 @@ keys = [{ id = 3, key = "00112233445566778899aabbccddeeff" }]
 
 [admin]
 address = "off"
+
+[dns]
+servers = ["127.61.1.53"]
+timeout = "300ms"
+wait = "100ms"
 "#;
 
 const TABLE: &str = r#"
@@ -54,6 +59,25 @@ probe = "off"
 [[pool.backend]]
 name = "far"
 uri = "sip:192.0.2.1:5060"
+
+[[pool]]
+name = "named"
+probe = "off"
+
+# Known to every machine; its port is nobody's.
+[[pool.backend]]
+name = "local"
+uri = "sip:localhost:5987"
+
+# No server answers.
+[[pool.backend]]
+name = "unknown"
+uri = "sip:pbx.example:5060"
+
+[[rule]]
+name = "named"
+match = { ruri = "^sip:named@" }
+route = "named"
 
 [[rule]]
 name = "refused"
@@ -174,6 +198,7 @@ impl House {
         settings.limits.flows = 1;
         settings.limits.moved_flows = 1;
         settings.limits.unreachable = 1;
+        settings.limits.departed = 1;
         settings.udp.receive_buffer = 128 << 10;
         let source = TableSource::Text { name: "test table".into(), text: TABLE.into() };
         let running = control::start(settings, source).expect("the router starts");
@@ -342,6 +367,24 @@ fn tables(house: &House) {
     house.until(&names::WORKER_TABLE_SWAPS, 1.0);
 }
 
+/// A backend by name that refuses, another that has no address; and addresses that leave.
+fn names_of_backends(house: &House) {
+    let phone = Party::new("127.61.1.32:5060");
+    house.until(&names::DNS_LOOKUPS, 2.0);
+    house.until(&names::BACKEND_ADDRESSES, 1.0);
+    phone.send(&phone.request("MESSAGE", "sip:named@pbx.example", "named", ""));
+    house.until(&names::ADDRESSES_REFUSING, 1.0);
+    phone.hear("SIP/2.0 503");
+    house.until(&names::BACKEND_NAME_AGE, 1.0);
+    house.until(&names::DNS_UNRESOLVED, 1.0);
+    // Two addresses leave, and only one has room.
+    let router = house.running.router();
+    let without = TABLE.replace("192.0.2.1", "192.0.2.2").replace("localhost", "127.0.0.2");
+    house.running.runtime().block_on(router.put("a test", without)).expect("a sound table");
+    house.until(&names::DEPARTED, 1.0);
+    house.until(&names::DEPARTED_DROPPED, 1.0);
+}
+
 /// The kernel stamps the datagrams of one second in four.
 fn loop_lag(house: &House) {
     let phone = Party::new("127.61.1.30:5060");
@@ -377,6 +420,7 @@ fn every_metric_moves_in_a_running_router() {
     calls_and_their_pins(&house);
     limits_and_errors(&house);
     tables(&house);
+    names_of_backends(&house);
     loop_lag(&house);
     kernel_drops(&house);
     house.until(&names::PINS, 1.0);
@@ -394,6 +438,9 @@ fn every_metric_moves_in_a_running_router() {
         r#"tidings_backend_responses_total{backend="pbx1",class="2xx"}"#,
         r#"tidings_refused_total{cause="not_sip"}"#,
         r#"tidings_answers_total{code="489"}"#,
+        r#"tidings_dns_lookups_total{outcome="answered"}"#,
+        r#"tidings_dns_lookups_total{outcome="failed"}"#,
+        r#"tidings_backend_addresses{backend="local"}"#,
         r#"tidings_token_key_used_total{key="3"}"#,
     ] {
         let moved = text.lines().any(|line| line.starts_with(series) && !line.ends_with(" 0"));

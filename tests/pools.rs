@@ -11,7 +11,7 @@ use tidings::{
         Diagnostic, Names, Severity, Side, TableSpec,
         table::{ActionSpec, AdminState, Balance, MatchSpec, Piece, PoolSpec, Template},
     },
-    live::Registry,
+    live::{Dns, Registry},
     route::{Action, BackendRef, Candidate, Context, Peer, Pick, Pools, Recorder, Table, balance, compile},
     stats::SeriesRegistry,
     wire::Transport,
@@ -208,7 +208,7 @@ fn a_heavier_backend_only_gains() {
 #[test]
 fn order_in_the_file_and_addresses_decide_nothing() {
     let mut turned = weighted(&[("c", 30), ("a", 10), ("b", 20)]);
-    turned.backends[0].addr = address("172.16.0.1:7000");
+    turned.backends[0].addr = address("172.16.0.1:7000").into();
     assert_eq!(places(weighted(&[("a", 10), ("b", 20), ("c", 30)])), places(turned));
 }
 
@@ -418,9 +418,11 @@ fn side_backends_goes_before_both_and_a_wildcard_needs_a_source() {
                 listeners: &listeners,
                 strip: &[],
                 registry: &Registry::default(),
+                dns: &Dns::default(),
                 unix_s: 0,
                 series: &SeriesRegistry::new(10),
                 departed: Vec::new(),
+                departed_most: 1000,
                 source_for: &|_| known,
                 previous: None,
             },

@@ -155,6 +155,11 @@ impl Core {
         let Core { index, setup, shared, proxy } = self;
         let Target::Datagram { listener, to, .. } = target;
         let out_by = setup.listener(listener);
+        if why == Fault::Unreachable
+            && let Some(at) = table.pools.by_address(to, out_by.transport)
+        {
+            table.pools.backend(at).spread.state.refuse(now.mono_ms + setup.avoid_ms);
+        }
         if why == Fault::Unreachable && table.pools.peer(out_by.transport, to, now.unix_s).is_none() {
             let flow = Flow::Datagram { listener: out_by.id, local: None, peer: to };
             proxy.stats.add(Counter::UnreachableDropped, u64::from(shared.unreachable.put(flow, now)));

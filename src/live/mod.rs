@@ -2,12 +2,14 @@
 
 mod aged;
 pub mod backend;
+pub mod dns;
 pub mod flows;
 pub mod moved;
 pub mod pins;
 pub mod unreachable;
 
 pub use backend::{BackendState, Registry};
+pub use dns::{AddressState, Dns, Resolved};
 pub use flows::{Confirmed, Flows, Noted, Registration};
 pub use moved::Moved;
 pub use pins::{Pin, PinTarget, Pins};

@@ -14,6 +14,7 @@ use ahash::{HashMap, HashSet};
 use super::{
     balance,
     facts::Facts,
+    spread::{self, Spread},
     record::{Candidate, Recorder},
 };
 use crate::{
@@ -52,6 +53,8 @@ pub struct Backend {
     pub local: SocketAddr,
     /// True where `local`'s listener is a wildcard, so that sends must name their source (IP_PKTINFO).
     pub wildcard: bool,
+    /// Which of its backend's addresses this is; a backend by name has an entry for each.
+    pub spread: Spread,
 }
 
 #[derive(Debug)]
@@ -62,7 +65,19 @@ pub struct Pool {
     pub any_port: bool,
     /// PUBLISH over UDP with no backend for it is met with silence (SPEC 6.5).
     pub silence: bool,
+    /// Each address of each backend; those of one backend stand together.
     pub backends: Vec<Backend>,
+    /// Backends by name that have no address now.
+    pub unresolved: Vec<Unresolved>,
+}
+
+/// A backend whose name has no address that could be used: it takes nothing.
+#[derive(Debug)]
+pub struct Unresolved {
+    pub name: Arc<str>,
+    pub series: u32,
+    pub admin: AdminState,
+    pub state: Arc<BackendState>,
 }
 
 /// Who an address is.
@@ -89,6 +104,7 @@ pub struct Pools {
     draws: Vec<Draws>,
     book: Book,
     departed: Departed,
+    dropped: u64,
 }
 
 /// The active backends of a pool, close together: a balance reads all of them for each request.
@@ -100,18 +116,22 @@ struct Draws {
 }
 
 impl Pools {
-    /// Builds the look-ups. `departed`: see [`Departed`]; those that are back are forgotten.
-    pub fn new(pools: Vec<Pool>, mut departed: Departed) -> Pools {
+    /// Builds the look-ups. `departed`: see [`Departed`]; those that are back are forgotten, and of more than `most` those
+    /// whose day ends first.
+    pub fn new(pools: Vec<Pool>, mut departed: Departed, most: usize) -> Pools {
         let mut book = Book::of(&pools);
         departed.retain_mut(|(ip, port, transport, _)| {
             *ip = ip.to_canonical();
             book.peer(*transport, SocketAddr::new(*ip, port.unwrap_or(ANY))).is_none()
         });
+        departed.sort_by_key(|&(.., until)| std::cmp::Reverse(until));
+        let dropped = departed.len().saturating_sub(most) as u64;
+        departed.truncate(most);
         for &(ip, port, transport, until) in &departed {
             book.departed.entry(ip).or_default().push((port, transport, until));
         }
         let draws = pools.iter().map(Draws::of).collect();
-        Pools { pools, draws, book, departed }
+        Pools { pools, draws, book, departed, dropped }
     }
 
     pub fn backend(&self, at: BackendRef) -> &Backend {
@@ -129,11 +149,11 @@ impl Pools {
 
     /// There are backends, and none takes new requests.
     pub fn all_down(&self) -> bool {
-        let mut backends = self.backends().peekable();
-        backends.peek().is_some() && backends.all(|(_, backend)| backend.admin != AdminState::Active)
+        let any = self.pools.iter().any(|pool| !pool.backends.is_empty() || !pool.unresolved.is_empty());
+        any && self.backends().all(|(_, backend)| backend.admin != AdminState::Active)
     }
 
-    /// Every backend with its place, in the file's order.
+    /// Every address of every backend with its place, in the file's order.
     pub fn backends(&self) -> impl Iterator<Item = (BackendRef, &Backend)> {
         self.pools.iter().enumerate().flat_map(|(pool, p)| {
             let at = move |index| BackendRef { pool: pool as u16, index: index as u16 };
@@ -144,6 +164,27 @@ impl Pools {
     /// Backends that left a table, for the next one.
     pub fn departed(&self) -> &Departed {
         &self.departed
+    }
+
+    /// How many of those had to make room.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Two addresses of one backend?
+    pub fn is_same(&self, a: BackendRef, b: BackendRef) -> bool {
+        a.pool == b.pool && self.backend(a).spread.first == self.backend(b).spread.first
+    }
+
+    /// The address that takes a request with this key's hash, among those of a backend (see `spread`).
+    pub fn spread(&self, at: BackendRef, key: u64) -> BackendRef {
+        let of = &self.backend(at).spread;
+        if of.count == 1 {
+            return at;
+        }
+        let (first, count) = (usize::from(of.first), usize::from(of.count));
+        let chosen = spread::choose(&self.pool(at.pool).backends[first..first + count], key);
+        BackendRef { index: of.first + chosen as u16, ..at }
     }
 
     /// Who sent from `peer` over `transport` (SPEC 1.1): over UDP address and port, unless the pool says `any_port`; over
@@ -223,6 +264,7 @@ impl Pools {
             self.record(pool, key, recorder);
         }
         let Some(index) = self.rendezvous(pool, key) else { return Pick::None };
+        let BackendRef { index, .. } = self.spread(BackendRef { pool, index }, key);
         let target = &of.backends[usize::from(index)];
         let is_sender = |sender: &Backend| sender.addr == target.addr && sender.transport == target.transport;
         if sender.is_some_and(|sender| is_sender(self.backend(sender))) {
@@ -231,23 +273,33 @@ impl Pools {
         Pick::Backend(BackendRef { pool, index })
     }
 
-    /// Weighted rendezvous over the active backends of a pool: the position of the one that the hash of a key names.
+    /// Weighted rendezvous over the active backends of a pool: the position of the one that the hash of a key names, the
+    /// first of its entries where it has several (`spread`).
     pub fn rendezvous(&self, pool: u16, key: u64) -> Option<u16> {
         self.draws[usize::from(pool)].winner(key)
     }
 
     fn record<R: Recorder>(&self, pool: u16, key: u64, recorder: &mut R) {
+        for unresolved in &self.pool(pool).unresolved {
+            recorder.candidate(Candidate { name: &unresolved.name, excluded: Some("no address"), score: 0.0, address: None });
+        }
         for (index, backend) in self.pool(pool).backends.iter().enumerate() {
+            let at = BackendRef { pool, index: index as u16 };
+            if backend.spread.first != at.index {
+                continue;
+            }
             let excluded = match backend.admin {
                 AdminState::Active => None,
                 AdminState::Drain => Some("drain"),
                 AdminState::Off => Some("off"),
             };
             recorder.candidate(Candidate {
-                backend: BackendRef { pool, index: index as u16 },
                 name: &backend.name,
                 excluded,
                 score: backend.score(key),
+                address: backend.spread.by_name.then(|| {
+                    (self.backend(self.spread(at, key)).addr, backend.spread.count)
+                }),
             });
         }
     }
@@ -255,8 +307,10 @@ impl Pools {
 
 impl Draws {
     fn of(pool: &Pool) -> Draws {
-        let active =
-            pool.backends.iter().enumerate().filter(|(_, backend)| backend.admin == AdminState::Active);
+        let takes = |(at, backend): &(usize, &Backend)| {
+            backend.admin == AdminState::Active && usize::from(backend.spread.first) == *at
+        };
+        let active = pool.backends.iter().enumerate().filter(takes);
         let backends: Box<[_]> = active
             .map(|(at, backend)| (backend.hash, u64::MAX / u64::from(backend.weight.max(1)), at as u16))
             .collect();
@@ -331,10 +385,15 @@ struct Found {
 impl Book {
     fn of(pools: &[Pool]) -> Book {
         let mut book = Book::default();
-        for (pool, p) in pools.iter().enumerate() {
-            for (index, backend) in p.backends.iter().enumerate() {
-                let at = BackendRef { pool: pool as u16, index: index as u16 };
-                book.enter(at, backend, p.any_port);
+        // Addresses that the table names go first: no DNS answer makes one of them another backend's.
+        for by_name in [false, true] {
+            for (pool, p) in pools.iter().enumerate() {
+                for (index, backend) in p.backends.iter().enumerate() {
+                    let at = BackendRef { pool: pool as u16, index: index as u16 };
+                    if backend.spread.by_name == by_name {
+                        book.enter(at, backend, p.any_port);
+                    }
+                }
             }
         }
         book
