@@ -189,6 +189,7 @@ fn a_changed_record_moves_the_traffic() {
     let before = scene.router.metrics();
     dns.restart("host-record=pbx.test,127.40.225.12\n");
     wait_taken(&scene, &phone, &new);
+    while old.poll(Duration::from_millis(1)).is_some() {}
     assert_eq!(taker(&scene, &phone, &[&old, &new], "1000"), Some(1));
     let after = scene.router.metrics();
     let version = |metrics: &Metrics| metrics.find("tidings_table_version", &[]);

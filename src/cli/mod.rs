@@ -3,6 +3,7 @@
 
 mod check;
 pub mod demo;
+mod doctor;
 mod explain;
 mod reload;
 mod run;
@@ -41,6 +42,8 @@ enum Command {
     Explain(explain::Args),
     /// Make the running router read its table again
     Reload(reload::Args),
+    /// Check this machine against the configuration, and say how to mend it
+    Doctor(doctor::Args),
     /// Show it all on this machine: router, three small PBXs, phones, a publisher
     Demo(demo::Args),
 }
@@ -88,6 +91,7 @@ pub fn run() -> ExitCode {
         Command::Check(args) => return check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Reload(args) => reload::run(&args),
+        Command::Doctor(args) => return doctor::run(&args),
         Command::Demo(args) => return demo::run(&args),
     };
     match outcome {
