@@ -97,8 +97,8 @@ fn needs_beyond_the_machine_fail_with_the_command_that_mends_them() {
     assert_eq!(files["mend"], "ulimit -n 260");
     assert_eq!((&all["ok"], output.status.code()), (&Value::Bool(false), Some(1)));
 
-    // 192.0.2.0/24 is nobody's (RFC 5737); a directory cannot be where a file is.
-    let foreign = settings(12, "").replace("127.62.12.1:5060", "192.0.2.1:5060");
+    // 198.51.100.0/24 is nobody's (RFC 5737); a directory cannot be where a file is.
+    let foreign = settings(12, "").replace("127.62.12.1:5060", "198.51.100.1:5060");
     let output = doctor(&[], &format!("state_dir = \"/proc/version/state\"\n{foreign}"), true);
     let all = checks(&output);
     assert_eq!(check(&all, "listener phones")["verdict"], "fail");
@@ -114,7 +114,10 @@ fn an_address_in_use_is_told_by_whom() {
     let all = checks(&doctor(&[], &settings, true));
     let listener = check(&all, "listener phones");
     assert_eq!(listener["verdict"], "fail");
-    assert!(listener["value"].as_str().is_some_and(|v| v.contains(&std::process::id().to_string())), "{listener}");
+    assert!(
+        listener["value"].as_str().is_some_and(|v| v.contains(&std::process::id().to_string())),
+        "{listener}"
+    );
     drop(socket);
 
     let dir = TempDir::new("doctor");
@@ -141,7 +144,11 @@ fn a_changed_sysctl_shows() {
     assert!(!output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
     let all = checks(&output);
     let backlog = check(&all, "net.core.somaxconn");
-    assert_eq!((backlog["verdict"].as_str(), backlog["value"].as_str()), (Some("warn"), Some("7")), "{backlog}");
+    assert_eq!(
+        (backlog["verdict"].as_str(), backlog["value"].as_str()),
+        (Some("warn"), Some("7")),
+        "{backlog}"
+    );
     assert_eq!(backlog["mend"], "sysctl -w net.core.somaxconn=\"1024\"");
     assert!(backlog["keep"].as_str().is_some_and(|keep| keep.contains("/etc/sysctl.d/")), "{backlog}");
     let range = check(&all, "net.ipv4.ip_local_port_range");

@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use tidings::{
     stats::{
-        CoreStats, Counter, Exporter, Gauge, Kind, NamedBackend, Process, ProcessCounter, ProcessGauge, SeriesKind,
-        SeriesRegistry,
+        CoreStats, Counter, Exporter, Gauge, Kind, NamedBackend, Process, ProcessCounter, ProcessGauge,
+        SeriesKind, SeriesRegistry,
         names::{self, Metric, MetricKind},
     },
     wire::{Method, Reason, Transport},

@@ -26,7 +26,8 @@ fn table(uri: &str) -> String {
 }
 
 fn settings(net: u8, more: &str) -> Layout {
-    let dns = format!("[dns]\nservers = [\"127.40.{net}.53:5353\"]\nttl_min = \"1s\"\ntimeout = \"900ms\"\n{more}");
+    let dns =
+        format!("[dns]\nservers = [\"127.40.{net}.53:5353\"]\nttl_min = \"1s\"\ntimeout = \"900ms\"\n{more}");
     Layout::new(net).more(&dns)
 }
 
@@ -267,7 +268,8 @@ fn answers_that_lie_are_refused() {
     let scene = settings(228, "prefixes = [\"127.40.0.0/16\", \"0.0.0.0/32\"]\n").start(&table);
     let (phone, pbx) = (scene.phone(), scene.pbx(1));
     for name in ["any", "us", "out"] {
-        phone.send(scene.phones(), Request::new("MESSAGE", &format!("sip:{name}@example.com"), &phone).text());
+        phone
+            .send(scene.phones(), Request::new("MESSAGE", &format!("sip:{name}@example.com"), &phone).text());
         phone.expect("SIP/2.0 503");
     }
     assert!(lookups(&scene.router.metrics(), "refused") >= 3.0);

@@ -92,11 +92,7 @@ fn resolved(text: &str) -> Result<(String, SocketAddr), String> {
     Ok((host.to_ascii_lowercase(), source(address)?))
 }
 
-fn compile(
-    settings: &Settings,
-    file: &Path,
-    resolve: &[(String, SocketAddr)],
-) -> Result<Table, Fault> {
+fn compile(settings: &Settings, file: &Path, resolve: &[(String, SocketAddr)]) -> Result<Table, Fault> {
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file)
         .map_err(|error| Fault::new(format_args!("cannot read the table {name}: {error}")))?;

@@ -319,6 +319,8 @@ impl Tables {
             Ok(compiled) => compiled,
             Err(failure) => {
                 self.ground.series.abandon(now);
+                // What only the refused table names is not asked for any longer.
+                self.ground.names.keep(&self.spec());
                 return Err(self.failed(failure));
             }
         };

@@ -173,7 +173,15 @@ impl Explanation {
                 None => {
                     write!(f, "          {}: {:.4}", choice.backend, choice.score)?;
                     if let Some((addr, count)) = choice.address {
-                        write!(f, ", at {addr} ({})", if count == 1 { "its one address".into() } else { format!("one of {count} addresses") })?;
+                        write!(
+                            f,
+                            ", at {addr} ({})",
+                            if count == 1 {
+                                "its one address".into()
+                            } else {
+                                format!("one of {count} addresses")
+                            }
+                        )?;
                     }
                     writeln!(f)?;
                 }

@@ -206,9 +206,8 @@ impl Hops<'_> {
             let named = self.pools().by_host(next.host.host, next.host.port, pool_of);
             if let Some(at) = named.filter(|at| !self.is_sender(*at)) {
                 // A name of several addresses: the dialog stays at its own.
-                let its_own = listed.filter(|listed| {
-                    ip_literal(next).is_none() && self.pools().is_same(*listed, at)
-                });
+                let its_own =
+                    listed.filter(|listed| ip_literal(next).is_none() && self.pools().is_same(*listed, at));
                 return Ok(self.backend(its_own.unwrap_or_else(|| self.spread(at, next))));
             }
         }

@@ -141,7 +141,9 @@ impl<'a> Work<'a> {
         };
         for backend in &spec.backends {
             let entered = match &backend.addr {
-                Host::Address(addr) => self.entry(spec, backend, *addr, 1).map(|entry| pool.backends.push(entry)),
+                Host::Address(addr) => {
+                    self.entry(spec, backend, *addr, 1).map(|entry| pool.backends.push(entry))
+                }
                 Host::Name(name) => self.named(spec, backend, name, &mut pool),
             };
             if let Err(why) = entered {
@@ -237,9 +239,9 @@ impl<'a> Work<'a> {
         let family = |to: SocketAddr| if to.is_ipv4() { " over IPv4" } else { " over IPv6" };
         let wanted = format!("{}{}", transport.label(), to.map_or("", family));
         let at = match &pool.listener {
-            None => first(Side::Backends).or_else(|| first(Side::Both)).ok_or_else(|| {
-                format!("no listener for {wanted} with side \"backends\" or \"both\"")
-            })?,
+            None => first(Side::Backends)
+                .or_else(|| first(Side::Both))
+                .ok_or_else(|| format!("no listener for {wanted} with side \"backends\" or \"both\""))?,
             Some(name) => match listeners.iter().position(|l| l.name == *name) {
                 None => return Err(format!("unknown listener \"{name}\"")),
                 Some(at) if !fits(&listeners[at]) => {

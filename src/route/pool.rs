@@ -14,8 +14,8 @@ use ahash::{HashMap, HashSet};
 use super::{
     balance,
     facts::Facts,
-    spread::{self, Spread},
     record::{Candidate, Recorder},
+    spread::{self, Spread},
 };
 use crate::{
     config::{
@@ -281,7 +281,12 @@ impl Pools {
 
     fn record<R: Recorder>(&self, pool: u16, key: u64, recorder: &mut R) {
         for unresolved in &self.pool(pool).unresolved {
-            recorder.candidate(Candidate { name: &unresolved.name, excluded: Some("no address"), score: 0.0, address: None });
+            recorder.candidate(Candidate {
+                name: &unresolved.name,
+                excluded: Some("no address"),
+                score: 0.0,
+                address: None,
+            });
         }
         for (index, backend) in self.pool(pool).backends.iter().enumerate() {
             let at = BackendRef { pool, index: index as u16 };
@@ -297,9 +302,10 @@ impl Pools {
                 name: &backend.name,
                 excluded,
                 score: backend.score(key),
-                address: backend.spread.by_name.then(|| {
-                    (self.backend(self.spread(at, key)).addr, backend.spread.count)
-                }),
+                address: backend
+                    .spread
+                    .by_name
+                    .then(|| (self.backend(self.spread(at, key)).addr, backend.spread.count)),
             });
         }
     }

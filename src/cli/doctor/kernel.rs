@@ -94,8 +94,12 @@ fn files() -> Check {
     };
     let need = opened.saturating_add(OURS);
     let (mend, keep) = set(name, need * 2);
-    Check::new(name, most, format!("at least {need} ({opened} are open)"), why)
-        .unless(most >= need, Verdict::Fail, mend, keep)
+    Check::new(name, most, format!("at least {need} ({opened} are open)"), why).unless(
+        most >= need,
+        Verdict::Fail,
+        mend,
+        keep,
+    )
 }
 
 /// The range of ephemeral ports: wide enough, and none of ours in it.
@@ -134,16 +138,20 @@ fn ports(settings: &Settings) -> Vec<Check> {
     let (mend, keep) = set("net.ipv4.ip_local_reserved_ports", joined);
     let value = if list.is_empty() { "none".to_owned() } else { list.join(", ") };
     let why = "any program may be given such a port for an outgoing connection, and the next start of the router fails";
-    checks.push(
-        Check::new("ports of ours in that range", value, "none", why).unless(inside.is_empty(), Verdict::Warn, mend, keep),
-    );
+    checks.push(Check::new("ports of ours in that range", value, "none", why).unless(
+        inside.is_empty(),
+        Verdict::Warn,
+        mend,
+        keep,
+    ));
     checks
 }
 
 /// Connection tracking: absent is best; where it is there, every phone is an entry.
 fn conntrack(settings: &Settings) -> Check {
     let name = "net.netfilter.nf_conntrack_max";
-    let why = "every phone is an entry in the connection tracking table; when it is full the kernel drops packets";
+    let why =
+        "every phone is an entry in the connection tracking table; when it is full the kernel drops packets";
     let Some(most) = number(name) else {
         return Check::new("conntrack", "not loaded", "nothing", why);
     };
@@ -151,8 +159,14 @@ fn conntrack(settings: &Settings) -> Check {
     let used = number("net.netfilter.nf_conntrack_count").unwrap_or(0);
     let full = used.saturating_mul(10) >= most.saturating_mul(9);
     let (mend, keep) = set(name, need.max(used * 2));
-    let keep = format!("{keep}; or leave SIP untracked: nft add rule inet raw prerouting udp dport 5060 notrack");
+    let keep =
+        format!("{keep}; or leave SIP untracked: nft add rule inet raw prerouting udp dport 5060 notrack");
     let verdict = if full { Verdict::Fail } else { Verdict::Warn };
-    Check::new(name, format!("{most} ({used} in use)"), format!("at least {need}: [limits] flows and others"), why)
-        .unless(most >= need && !full, verdict, mend, keep)
+    Check::new(
+        name,
+        format!("{most} ({used} in use)"),
+        format!("at least {need}: [limits] flows and others"),
+        why,
+    )
+    .unless(most >= need && !full, verdict, mend, keep)
 }

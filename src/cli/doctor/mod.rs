@@ -71,7 +71,13 @@ impl Check {
     }
 
     /// The verdict where it does not hold, and how to mend that.
-    fn unless(mut self, holds: bool, verdict: Verdict, mend: impl Into<String>, keep: impl Into<String>) -> Check {
+    fn unless(
+        mut self,
+        holds: bool,
+        verdict: Verdict,
+        mend: impl Into<String>,
+        keep: impl Into<String>,
+    ) -> Check {
         if !holds {
             let some = |text: String| (!text.is_empty()).then_some(text);
             (self.verdict, self.mend, self.keep) = (verdict, some(mend.into()), some(keep.into()));
@@ -111,10 +117,11 @@ fn all(settings: &Settings) -> Vec<Check> {
     checks.extend(sockets::checks(settings));
     for warning in settings::warnings(settings) {
         let needs = "UDP sources that cannot be forged";
-        checks.push(
-            Check::new("trust", format!("line {}", warning.line), needs, &warning.message)
-                .unless(false, Verdict::Warn, "", ""),
-        );
+        let place = match warning.line {
+            0 => warning.file,
+            line => format!("{}:{line}", warning.file),
+        };
+        checks.push(Check::new("trust", place, needs, &warning.message).unless(false, Verdict::Warn, "", ""));
     }
     checks
 }
@@ -155,7 +162,8 @@ mod tests {
     #[test]
     fn a_failed_check_says_how_to_mend_it() {
         let good = Check::new("a", 5, "at least 4", "because").unless(true, Verdict::Fail, "x", "y");
-        let bad = Check::new("b", 3, "at least 4", "because").unless(false, Verdict::Fail, "sysctl -w b=4", "");
+        let bad =
+            Check::new("b", 3, "at least 4", "because").unless(false, Verdict::Fail, "sysctl -w b=4", "");
         let mut out = Vec::new();
         table(&[good, bad], &mut out).expect("memory takes it");
         let expected = "ok    a  5  at least 4\nFAIL  b  3  at least 4\n      why:  because\n      \

@@ -17,7 +17,8 @@ const PER_WORKER: u64 = 3;
 const SET_S: u64 = 1_704_067_200;
 
 pub fn checks(settings: &Settings) -> Vec<Check> {
-    let mut checks = vec![files(settings), core_dumps(), cores(settings), clock_source(), time(), state(settings)];
+    let mut checks =
+        vec![files(settings), core_dumps(), cores(settings), clock_source(), time(), state(settings)];
     checks.extend(resolver(settings));
     checks
 }
@@ -42,8 +43,14 @@ fn files(settings: &Settings) -> Check {
     let Some((soft, _)) = limit("Max open files") else {
         return Check::new("nofile", "not visible here", needs, why).unknown();
     };
-    let keep = format!("LimitNOFILE={} in the systemd unit, or nofile in /etc/security/limits.d", need.max(65_536));
-    Check::new("nofile", soft, needs, why).unless(soft >= need, Verdict::Fail, format!("ulimit -n {need}"), keep)
+    let keep =
+        format!("LimitNOFILE={} in the systemd unit, or nofile in /etc/security/limits.d", need.max(65_536));
+    Check::new("nofile", soft, needs, why).unless(
+        soft >= need,
+        Verdict::Fail,
+        format!("ulimit -n {need}"),
+        keep,
+    )
 }
 
 fn core_dumps() -> Check {
@@ -142,7 +149,8 @@ fn resolver(settings: &Settings) -> Option<Check> {
         return None;
     }
     let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-    let servers: Vec<&str> = text.lines().filter_map(|line| line.trim().strip_prefix("nameserver ")).collect();
+    let servers: Vec<&str> =
+        text.lines().filter_map(|line| line.trim().strip_prefix("nameserver ")).collect();
     let value = if servers.is_empty() { "none".to_owned() } else { servers.join(", ") };
     let why = "host names of backends cannot be resolved";
     let keep = "servers = [\"192.0.2.53\"] in [dns]";

@@ -511,7 +511,12 @@ fn is_level(written: &str) -> bool {
     })
 }
 
-pub(super) fn time(faults: &mut Faults<'_>, key: &str, value: &Value<'_>, most: Duration) -> Option<Duration> {
+pub(super) fn time(
+    faults: &mut Faults<'_>,
+    key: &str,
+    value: &Value<'_>,
+    most: Duration,
+) -> Option<Duration> {
     let text = match value.get_ref() {
         DeValue::String(_) => faults.string(key, value)?,
         _ => {

@@ -137,7 +137,10 @@ fn every_setting_is_read() {
         (1024, 10, 11, 12, 13, 14)
     );
     let dns = &settings.dns;
-    assert_eq!(dns.servers, ["192.0.2.53:53", "[2001:db8::53]:5353"].map(|text| text.parse().expect("address")));
+    assert_eq!(
+        dns.servers,
+        ["192.0.2.53:53", "[2001:db8::53]:5353"].map(|text| text.parse().expect("address"))
+    );
     let times = [dns.timeout, dns.wait, dns.ttl_min, dns.ttl_max, dns.retry_max, dns.avoid];
     assert_eq!(times.map(|time| time.as_millis()), [2_000, 500, 1_000, 600_000, 60_000, 5_000]);
     assert_eq!((dns.addresses, dns.prefixes.len()), (8, 1));
@@ -190,7 +193,9 @@ level = "loud"
 #[test]
 fn dns_settings_that_cannot_be() {
     assert_eq!(
-        faults("[dns]\nservers = [\"dns.example.com\"]\nttl_min = \"2m\"\nttl_max = \"1m\"\nprefixes = [\"ten\"]\n"),
+        faults(
+            "[dns]\nservers = [\"dns.example.com\"]\nttl_min = \"2m\"\nttl_max = \"1m\"\nprefixes = [\"ten\"]\n"
+        ),
         [
             "1:1: ttl_min is at least 1 s, and ttl_max no less than it",
             "2:12: \"dns.example.com\" is not the address of a DNS server, such as \"192.0.2.53\" or \"127.0.0.1:5353\"",

@@ -18,7 +18,7 @@ use hickory_resolver::{
 use ipnet::IpNet;
 use tokio::task::JoinSet;
 
-use crate::{config::table::DnsName, live::Resolved, wire::Transport};
+use crate::{config::table::DnsName, live::Resolved, net::udp, wire::Transport};
 
 /// How to resolve, for all names.
 pub struct Locator {
@@ -167,12 +167,18 @@ impl Locator {
     /// Can this be a backend's? What a resolver says is not what an operator wrote: see README, "Names of backends".
     fn may_be(&self, ip: IpAddr, port: u16) -> bool {
         let ip = ip.to_canonical();
-        let one_host =
-            !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::from([255, 255, 255, 255]);
-        let ours = self.listeners.contains(&SocketAddr::new(ip, port));
+        let one_host = !ip.is_unspecified() && !ip.is_multicast() && ip != IpAddr::from([255, 255, 255, 255]);
+        let ours = self.listeners.iter().any(|listener| is_ours(*listener, SocketAddr::new(ip, port)));
         let allowed = self.prefixes.is_empty() || self.prefixes.iter().any(|net| net.contains(&ip));
         one_host && port != 0 && !ours && allowed
     }
+}
+
+/// Does this listener of ours take what is sent there? One on a wildcard does on every address of this machine, which is
+/// that from which the machine would send to itself.
+fn is_ours(listener: SocketAddr, addr: SocketAddr) -> bool {
+    let local = || listener.ip().is_unspecified() && udp::source_for(addr) == Some(addr.ip());
+    listener.port() == addr.port() && (listener.ip().to_canonical() == addr.ip() || local())
 }
 
 impl Found {
@@ -209,8 +215,12 @@ fn targets(records: &[RData], most: usize) -> Option<Vec<Target>> {
         })
         .collect();
     targets.sort_by(|a, b| {
-        (a.priority, std::cmp::Reverse(a.weight), &a.host, a.port)
-            .cmp(&(b.priority, std::cmp::Reverse(b.weight), &b.host, b.port))
+        (a.priority, std::cmp::Reverse(a.weight), &a.host, a.port).cmp(&(
+            b.priority,
+            std::cmp::Reverse(b.weight),
+            &b.host,
+            b.port,
+        ))
     });
     targets.truncate(most);
     Some(targets)
@@ -229,6 +239,22 @@ mod tests {
     fn told(records: &[RData]) -> Option<Vec<(u16, u32, u16, String)>> {
         let targets = targets(records, 3)?;
         Some(targets.into_iter().map(|t| (t.priority, t.weight, t.port, t.host)).collect())
+    }
+
+    #[test]
+    fn what_would_come_back_to_us_is_ours() {
+        let at = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        for (listener, addr, ours) in [
+            ("192.0.2.1:5060", "192.0.2.1:5060", true),
+            ("192.0.2.1:5060", "192.0.2.1:5070", false),
+            ("192.0.2.1:5060", "192.0.2.2:5060", false),
+            ("0.0.0.0:5060", "127.0.0.1:5060", true),
+            ("0.0.0.0:5060", "127.0.0.1:5061", false),
+            ("[::]:5060", "[::1]:5060", true),
+            ("0.0.0.0:5060", "198.51.100.7:5060", false),
+        ] {
+            assert_eq!(is_ours(at(listener), at(addr)), ours, "{listener} {addr}");
+        }
     }
 
     /// RFC 2782: priority first, weights within it; 0 beside others is hardly ever chosen, among itself it is equal.

@@ -156,8 +156,11 @@ impl Names {
                 }
             }
         });
-        let missing: Vec<String> =
-            wanted.iter().filter(|name| self.data.answer(name).is_empty()).map(|name| name.to_string()).collect();
+        let missing: Vec<String> = wanted
+            .iter()
+            .filter(|name| self.data.answer(name).is_empty())
+            .map(|name| name.to_string())
+            .collect();
         if !missing.is_empty() {
             tracing::warn!(names = %missing.join(", "), "backends without an address: their names are not resolved yet");
         }
