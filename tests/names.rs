@@ -313,6 +313,19 @@ fn a_dialog_stays_at_its_address() {
     assert!(seen_at[0] > 0 && seen_at[1] > 0, "{seen_at:?}");
 }
 
+/// Of more addresses than the bound the most wanted are taken, and the others counted.
+#[test]
+fn addresses_beyond_the_bound_are_left_out() {
+    let _dns = server(231, &(SRV.to_owned() + &hosts(231)));
+    let scene = settings(231, "addresses = 2\n").start(&table("sip:pbx.test"));
+    let metrics = scene.router.metrics();
+    assert_eq!(metrics.find("tidings_backend_addresses", &[("backend", "pbx")]), Some(2.0));
+    assert_eq!(metrics.find("tidings_dns_addresses_limit", &[]), Some(2.0));
+    assert!(metrics.sum("tidings_dns_addresses_dropped_total", &[]) >= 1.0);
+    let (phone, pbxs) = (scene.phone(), [1, 2].map(|n| scene.pbx(n)));
+    assert!(taker(&scene, &phone, &[&pbxs[0], &pbxs[1]], "1000").is_some());
+}
+
 /// A reload takes up new names before the table is in force, and forgets those that left.
 #[test]
 fn a_new_table_begins_with_its_names_resolved() {

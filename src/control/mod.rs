@@ -265,6 +265,7 @@ impl Router {
             (ProcessGauge::LimitHeaderLines, limits.wire.header_lines),
             (ProcessGauge::LimitStartLine, limits.wire.start_line),
             (ProcessGauge::DepartedLimit, limits.departed),
+            (ProcessGauge::DnsAddressesLimit, self.settings.dns.addresses),
             (ProcessGauge::SeriesLimit, limits.series),
             (ProcessGauge::Workers, self.settings.workers.count),
         ];

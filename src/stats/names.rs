@@ -134,6 +134,10 @@ metrics! {
         "Resolutions of a backend's host name, with all its records: answered, nothing, failed, refused.";
     DNS_CHANGES: Counter Count "tidings_dns_changes_total" []
         "Answers that were another than before.";
+    DNS_ADDRESSES_LIMIT: Gauge Count "tidings_dns_addresses_limit" []
+        "Most addresses taken of one host name.";
+    DNS_ADDRESSES_DROPPED: Counter Count "tidings_dns_addresses_dropped_total" []
+        "Addresses of host names, at each resolution, that were beyond it.";
     DNS_NAMES: Gauge Count "tidings_dns_names" []
         "Host names that are kept resolved.";
     DNS_UNRESOLVED: Gauge Count "tidings_dns_names_unresolved" []

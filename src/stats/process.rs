@@ -23,6 +23,7 @@ numbers! {
         DepartedLimit => DEPARTED_LIMIT;
         DnsNames => DNS_NAMES;
         DnsUnresolved => DNS_UNRESOLVED;
+        DnsAddressesLimit => DNS_ADDRESSES_LIMIT;
         AddressesRefusing => ADDRESSES_REFUSING;
         LimitMessage => LIMIT_MESSAGE;
         LimitHeaderLines => LIMIT_HEADER_LINES;
@@ -53,6 +54,7 @@ numbers! {
         /// Addresses, but none that may be a backend's.
         DnsRefused => DNS_LOOKUPS "refused";
         DnsChanges => DNS_CHANGES;
+        DnsDropped => DNS_ADDRESSES_DROPPED;
     }
 }
 

@@ -35,8 +35,15 @@ pub struct Locator {
     pub listeners: Vec<SocketAddr>,
 }
 
-/// Addresses, and how long they are good by their records. No address: RFC 2782's `.`, the service is not offered.
-pub type Located = (Vec<Resolved>, Duration);
+/// What a name resolves to. No address: RFC 2782's `.`, the service is not offered.
+#[derive(Debug)]
+pub struct Located {
+    pub addresses: Vec<Resolved>,
+    /// By its records.
+    pub ttl: Duration,
+    /// SRV targets and addresses beyond the bound.
+    pub dropped: usize,
+}
 
 /// Why there is no answer; each is a label of `tidings_dns_lookups_total`.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -83,24 +90,33 @@ impl Locator {
 
     async fn ask(self: &Arc<Self>, name: &DnsName, transport: Transport) -> Result<Located, Fault> {
         let plain = |port| Target { host: name.host.clone(), port, priority: 0, weight: ONE };
-        let (targets, ttl) = match name.port {
+        let (mut targets, ttl) = match name.port {
             Some(port) => (vec![plain(port)], Duration::MAX),
             None => {
                 let service = format!("_sip._{}.{}", transport.label(), name.host);
                 let found = self.look_up(service, RecordType::SRV).await?;
-                match targets(&found.data, self.addresses) {
+                match targets(&found.data) {
                     // The service is decidedly not available at this domain (RFC 2782).
-                    Some(targets) if targets.is_empty() => return Ok((Vec::new(), found.ttl)),
+                    Some(targets) if targets.is_empty() => {
+                        return Ok(Located { addresses: Vec::new(), ttl: found.ttl, dropped: 0 });
+                    }
                     Some(targets) => (targets, found.ttl),
                     None => (vec![plain(transport.default_port())], Duration::MAX),
                 }
             }
         };
-        self.addresses(targets, ttl).await
+        let dropped = targets.len().saturating_sub(self.addresses);
+        targets.truncate(self.addresses);
+        self.addresses(targets, ttl, dropped).await
     }
 
     /// The addresses of all targets. One without any is no fault while others have some.
-    async fn addresses(self: &Arc<Self>, targets: Vec<Target>, mut ttl: Duration) -> Result<Located, Fault> {
+    async fn addresses(
+        self: &Arc<Self>,
+        targets: Vec<Target>,
+        mut ttl: Duration,
+        mut dropped: usize,
+    ) -> Result<Located, Fault> {
         let mut asked = JoinSet::new();
         for target in targets {
             let locator = self.clone();
@@ -125,9 +141,10 @@ impl Locator {
         }
         addresses.sort_unstable();
         addresses.dedup_by_key(|resolved| resolved.addr);
+        dropped += addresses.len().saturating_sub(self.addresses);
         addresses.truncate(self.addresses);
         match (addresses.is_empty(), refused) {
-            (false, _) => Ok((addresses, ttl)),
+            (false, _) => Ok(Located { addresses, ttl, dropped }),
             (true, Some(host)) => Err(Fault::Refused(format!(
                 "{host} has only addresses that are no host's, our own, or outside of prefixes in [dns]"
             ))),
@@ -187,9 +204,9 @@ impl Found {
     }
 }
 
-/// The targets of SRV records, the most wanted first, at most `most`; none in the list where the service is not offered,
+/// The targets of SRV records, the most wanted first; none in the list where the service is not offered,
 /// `None` where there is no SRV record.
-fn targets(records: &[RData], most: usize) -> Option<Vec<Target>> {
+fn targets(records: &[RData]) -> Option<Vec<Target>> {
     let records: Vec<_> = records
         .iter()
         .filter_map(|data| match data {
@@ -222,7 +239,6 @@ fn targets(records: &[RData], most: usize) -> Option<Vec<Target>> {
             b.port,
         ))
     });
-    targets.truncate(most);
     Some(targets)
 }
 
@@ -237,7 +253,7 @@ mod tests {
     }
 
     fn told(records: &[RData]) -> Option<Vec<(u16, u32, u16, String)>> {
-        let targets = targets(records, 3)?;
+        let targets = targets(records)?;
         Some(targets.into_iter().map(|t| (t.priority, t.weight, t.port, t.host)).collect())
     }
 
@@ -260,12 +276,7 @@ mod tests {
     /// RFC 2782: priority first, weights within it; 0 beside others is hardly ever chosen, among itself it is equal.
     #[test]
     fn srv_records_become_targets() {
-        let all = [
-            srv(20, 0, 5060, "c."),
-            srv(10, 0, 5060, "b."),
-            srv(10, 60, 5070, "a."),
-            srv(30, 1, 5060, "beyond.the.bound."),
-        ];
+        let all = [srv(20, 0, 5060, "c."), srv(10, 0, 5060, "b."), srv(10, 60, 5070, "a.")];
         let expected = [(10, 60 * ONE, 5070, "a."), (10, NEARLY_NONE, 5060, "b."), (20, ONE, 5060, "c.")];
         let expected = expected.map(|(p, w, port, host)| (p, w, port, host.to_owned()));
         assert_eq!(told(&all), Some(expected.to_vec()));

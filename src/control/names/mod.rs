@@ -293,9 +293,13 @@ impl Names {
         let Some(entry) = book.names.get_mut(name) else { return };
         entry.settled = true;
         let due = match located {
-            Ok((addresses, ttl)) => {
+            Ok(Located { addresses, ttl, dropped }) => {
                 let text = list(&addresses);
                 let changed = self.data.put(name, addresses);
+                self.process.add(ProcessCounter::DnsDropped, dropped as u64);
+                if changed && dropped > 0 {
+                    tracing::warn!(%name, dropped, "has more addresses than are taken (addresses in [dns])");
+                }
                 if changed {
                     self.process.add(ProcessCounter::DnsChanges, 1);
                     tracing::info!(%name, addresses = %text, "resolved anew");
