@@ -139,13 +139,15 @@ impl<'a> Work<'a> {
             backends: Vec::with_capacity(spec.backends.len()),
             unresolved: Vec::new(),
         };
-        for backend in &spec.backends {
+        for (position, backend) in spec.backends.iter().enumerate() {
             let entered = match &backend.addr {
-                Host::Address(addr) => {
-                    self.entry(spec, backend, *addr, 1).map(|entry| pool.backends.push(entry))
-                }
-                Host::Name(name) => self.named(spec, backend, name, &mut pool),
+                Host::Address(addr) => self.entry(spec, backend, *addr, 1).map(|entry| vec![entry]),
+                Host::Name(name) => self.named(spec, backend, name),
             };
+            // A position is 16 bits; each backend that follows has room for one.
+            let room = usize::from(u16::MAX)
+                .saturating_sub(pool.backends.len() + spec.backends.len() - position - 1);
+            let entered = entered.map(|entries| self.enter(backend, entries, room, &mut pool));
             if let Err(why) = entered {
                 let (pool, name) = (&spec.name, &backend.name);
                 let message = format!("the table is refused: pool \"{pool}\", backend \"{name}\": {why}");
@@ -155,14 +157,8 @@ impl<'a> Work<'a> {
         pool
     }
 
-    /// An entry for each address of a name that a listener of ours can reach; without one the backend is unresolved.
-    fn named(
-        &self,
-        pool: &PoolSpec,
-        spec: &BackendSpec,
-        name: &DnsName,
-        out: &mut Pool,
-    ) -> Result<(), String> {
+    /// An entry for each address of a name that a listener of ours can reach, the most wanted first.
+    fn named(&self, pool: &PoolSpec, spec: &BackendSpec, name: &DnsName) -> Result<Vec<Backend>, String> {
         let preferred = self.listener(pool, spec.transport, None)?;
         let prefers_v4 = self.context.listeners[usize::from(preferred)].address.is_ipv4();
         let mut entries: Vec<Backend> = Vec::new();
@@ -170,16 +166,18 @@ impl<'a> Work<'a> {
             // What no listener can reach is nobody's fault in the table.
             let Ok(mut entry) = self.entry(pool, spec, resolved.addr, resolved.weight) else { continue };
             let less_wanted = resolved.addr.is_ipv4() != prefers_v4;
+            entry.spread.by_name = true;
             entry.spread.priority = u32::from(resolved.priority) * 2 + u32::from(less_wanted);
             entries.push(entry);
         }
-        // A backend's index in its pool is 16 bits.
-        entries.truncate(usize::from(u16::MAX).saturating_sub(out.backends.len()));
         entries.sort_by_key(|entry| (entry.spread.priority, entry.addr));
-        let (first, count) = (out.backends.len() as u16, entries.len() as u16);
-        for entry in &mut entries {
-            entry.spread = Spread { first, count, by_name: true, ..entry.spread.clone() };
-        }
+        Ok(entries)
+    }
+
+    /// Puts the entries of one backend into its pool, side by side, as many as there is room for; without any it is
+    /// unresolved.
+    fn enter(&self, spec: &BackendSpec, mut entries: Vec<Backend>, room: usize, out: &mut Pool) {
+        entries.truncate(room);
         if entries.is_empty() {
             out.unresolved.push(Unresolved {
                 name: spec.name.as_str().into(),
@@ -188,8 +186,11 @@ impl<'a> Work<'a> {
                 state: self.context.registry.state(&spec.name, self.context.unix_s),
             });
         }
+        let (first, count) = (out.backends.len() as u16, entries.len() as u16);
+        for entry in &mut entries {
+            (entry.spread.first, entry.spread.count) = (first, count);
+        }
         out.backends.append(&mut entries);
-        Ok(())
     }
 
     /// A backend at this address.
