@@ -17,7 +17,7 @@ use std::{
 use tidings::{
     config::{self, Settings},
     forward::{Arrival, Core, Fault, Input, Outbox, Setup, Shared, Target},
-    live::{Now, Registry},
+    live::{Dns, Now, Registry},
     route::{Context, Table, compile},
     stats::{CoreStats, SeriesRegistry},
     wire::token::Ring,
@@ -131,9 +131,11 @@ impl Rig {
             listeners: &settings.listen,
             strip: &settings.trust.strip,
             registry: &Registry::default(),
+            dns: &Dns::default(),
             unix_s: now.unix_s,
             series: &SeriesRegistry::new(settings.limits.series),
             departed: Vec::new(),
+            departed_most: 1000,
             source_for: &|_| None,
             previous: None,
         };

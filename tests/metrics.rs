@@ -4,8 +4,8 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use tidings::{
     stats::{
-        CoreStats, Counter, Exporter, Gauge, Kind, Process, ProcessCounter, ProcessGauge, Sample, SeriesKind,
-        SeriesRegistry,
+        CoreStats, Counter, Exporter, Gauge, Kind, NamedBackend, Process, ProcessCounter, ProcessGauge,
+        Sample, SeriesKind, SeriesRegistry,
         names::{self, Metric, MetricKind},
     },
     wire::{Method, Reason, Transport},
@@ -69,6 +69,7 @@ impl House {
             self.process.add(counter, 1);
         }
         self.process.set_table_source("table.toml");
+        self.process.set_named(vec![NamedBackend { backend: "pbx1".into(), addresses: 2, age_s: Some(7) }]);
     }
 
     /// What control counts of backends, each at 1.
@@ -177,6 +178,12 @@ fn each_method_moves_its_own_series() {
     moves("tidings_pins", 5.0, &|| core.set(Gauge::Pins, 5));
     moves("tidings_pins_limit", 6.0, &|| core.set(Gauge::PinsMax, 6));
     moves("tidings_table_failures_total", 1.0, &|| house.process.add(ProcessCounter::TableFailures, 1));
+    moves(r#"tidings_dns_lookups_total{outcome="refused"}"#, 3.0, &|| {
+        house.process.add(ProcessCounter::DnsRefused, 3)
+    });
+    moves(r#"tidings_backend_addresses{backend="pbx2"}"#, 4.0, &|| {
+        house.process.set_named(vec![NamedBackend { backend: "pbx2".into(), addresses: 4, age_s: None }])
+    });
     moves("tidings_flows_limit", 7.0, &|| house.process.set(ProcessGauge::FlowsLimit, 7));
 }
 
@@ -188,6 +195,7 @@ fn every_counter_and_gauge_has_a_metric_of_its_kind_and_its_labels() {
     }
     for &counter in ProcessCounter::ALL {
         assert_eq!(counter.metric().kind, MetricKind::Counter, "{counter:?}");
+        assert_eq!(counter.metric().labels.len(), usize::from(counter.label().is_some()), "{counter:?}");
     }
     for &gauge in ProcessGauge::ALL {
         assert_eq!(gauge.metric().kind, MetricKind::Gauge, "{gauge:?}");

@@ -1,7 +1,8 @@
 //! Each metric moves in a running router: real datagrams between phones and a PBX of this test, each provoking some.
 //!
 //! At the end every declared metric must have a series above zero. Two cannot be provoked from outside, a panic of a
-//! worker and a socket that takes no more: tests/udp.rs drives them.
+//! worker and a socket that takes no more: tests/udp.rs drives them. A host with too many addresses needs a DNS server:
+//! tests/names.rs has one.
 
 use std::{
     net::{SocketAddr, UdpSocket},
@@ -21,7 +22,8 @@ use tidings::{
 
 const ROUTER: &str = "127.61.1.1:5060";
 const PBX: &str = "127.61.1.11:5060";
-const NOT_FROM_OUTSIDE: [&str; 2] = [names::TURN_PANICS.name, names::SEND_BLOCKED.name];
+const NOT_FROM_OUTSIDE: [&str; 3] =
+    [names::TURN_PANICS.name, names::SEND_BLOCKED.name, names::DNS_ADDRESSES_DROPPED.name];
 
 const SETTINGS: &str = r#"
 [workers]
@@ -39,6 +41,11 @@ address = "off"
 
 [health]
 probes = 1
+[dns]
+servers = ["127.61.1.53"]
+timeout = "300ms"
+wait = "100ms"
+avoid = "10m"
 "#;
 
 const TABLE: &str = r#"
@@ -74,6 +81,25 @@ uri = "sip:127.61.1.13:5060"
 name = "probed"
 match = { ruri = "^sip:probed@" }
 route = "probed"
+
+[[pool]]
+name = "named"
+probe = "off"
+
+# Known to every machine; its port is nobody's.
+[[pool.backend]]
+name = "local"
+uri = "sip:localhost:5987"
+
+# No server answers.
+[[pool.backend]]
+name = "unknown"
+uri = "sip:pbx.example:5060"
+
+[[rule]]
+name = "named"
+match = { ruri = "^sip:named@" }
+route = "named"
 
 [[rule]]
 name = "refused"
@@ -194,6 +220,7 @@ impl House {
         settings.limits.flows = 1;
         settings.limits.moved_flows = 1;
         settings.limits.unreachable = 1;
+        settings.limits.departed = 1;
         settings.udp.receive_buffer = 128 << 10;
         let source = TableSource::Text { name: "test table".into(), text: TABLE.into() };
         let running = control::start(settings, source).expect("the router starts");
@@ -379,6 +406,25 @@ fn tables(house: &House) {
     house.until(&names::WORKER_TABLE_SWAPS, 1.0);
 }
 
+/// A backend by name that refuses, another that has no address; and addresses that leave.
+fn names_of_backends(house: &House) {
+    // Two addresses leave, and only one has room.
+    let router = house.running.router();
+    let put = |table: String| house.running.runtime().block_on(router.put("a test", table));
+    put(TABLE.replace("192.0.2.1", "198.51.100.2").replace("localhost", "127.0.0.2")).expect("a sound table");
+    house.until(&names::DEPARTED, 1.0);
+    house.until(&names::DEPARTED_DROPPED, 1.0);
+    put(TABLE.to_owned()).expect("the table that it began with");
+    house.until(&names::DNS_LOOKUPS, 3.0);
+    house.until(&names::BACKEND_ADDRESSES, 1.0);
+    let phone = Party::new("127.61.1.32:5060");
+    phone.send(&phone.request("MESSAGE", "sip:named@pbx.example", "named", ""));
+    house.until(&names::ADDRESSES_REFUSING, 1.0);
+    phone.hear("SIP/2.0 503");
+    house.until(&names::BACKEND_NAME_AGE, 1.0);
+    house.until(&names::DNS_UNRESOLVED, 1.0);
+}
+
 /// The kernel stamps the datagrams of one second in four.
 fn loop_lag(house: &House) {
     let phone = Party::new("127.61.1.30:5060");
@@ -416,6 +462,7 @@ fn every_metric_moves_in_a_running_router() {
     let silent = Party::new("127.61.1.13:5060");
     health(&house, &silent);
     tables(&house);
+    names_of_backends(&house);
     loop_lag(&house);
     kernel_drops(&house);
     house.until(&names::PINS, 1.0);
@@ -442,6 +489,9 @@ fn every_metric_moves_in_a_running_router() {
         r#"tidings_backend_undeliverable_total{backend="far"}"#,
         r#"tidings_refused_total{cause="not_sip"}"#,
         r#"tidings_answers_total{code="489"}"#,
+        r#"tidings_dns_lookups_total{outcome="answered"}"#,
+        r#"tidings_dns_lookups_total{outcome="failed"}"#,
+        r#"tidings_backend_addresses{backend="local"}"#,
         r#"tidings_token_key_used_total{key="3"}"#,
     ] {
         let moved = text.lines().any(|line| line.starts_with(series) && !line.ends_with(" 0"));

@@ -9,9 +9,11 @@ use route::*;
 use tidings::{
     config::{
         Diagnostic, Names, Severity, Side, TableSpec,
-        table::{ActionSpec, AdminState, Balance, MatchSpec, Piece, PoolSpec, Template},
+        table::{
+            ActionSpec, AdminState, BackendSpec, Balance, DnsName, Host, MatchSpec, Piece, PoolSpec, Template,
+        },
     },
-    live::{Health, Now, Registry},
+    live::{Dns, Health, Now, Registry, Resolved},
     route::{Action, BackendRef, Candidate, Context, Peer, Pick, Pools, Recorder, Table, balance, compile},
     stats::SeriesRegistry,
     wire::Transport,
@@ -208,7 +210,7 @@ fn a_heavier_backend_only_gains() {
 #[test]
 fn order_in_the_file_and_addresses_decide_nothing() {
     let mut turned = weighted(&[("c", 30), ("a", 10), ("b", 20)]);
-    turned.backends[0].addr = address("172.16.0.1:7000");
+    turned.backends[0].addr = address("172.16.0.1:7000").into();
     assert_eq!(places(weighted(&[("a", 10), ("b", 20), ("c", 30)])), places(turned));
 }
 
@@ -492,9 +494,11 @@ fn side_backends_goes_before_both_and_a_wildcard_needs_a_source() {
                 listeners: &listeners,
                 strip: &[],
                 registry: &Registry::default(),
+                dns: &Dns::default(),
                 unix_s: 0,
                 series: &SeriesRegistry::new(10),
                 departed: Vec::new(),
+                departed_most: 1000,
                 source_for: &|_| known,
                 previous: None,
             },
@@ -592,4 +596,68 @@ fn rules_are_made_ready_for_the_path() {
     assert_eq!(series("nobody-knows"), tidings::stats::OTHER);
     let positions: Vec<_> = rules.rules.iter().map(|rule| rule.position).collect();
     assert_eq!(positions, [0, 1, 2, 3]);
+}
+
+/// SPEC 5.4: a backend by name has a place for each address, side by side; the balance is among backends, whatever their
+/// number of addresses, then among its addresses; one that refuses moves its own share only.
+#[test]
+fn a_backend_of_several_addresses_is_one_backend() {
+    let name = DnsName { host: "pbx.example.com".into(), port: None };
+    let dns = Dns::default();
+    let resolved = |priority, addr: &str, weight| Resolved { priority, addr: address(addr), weight };
+    dns.put(
+        &name,
+        vec![
+            resolved(20, "10.0.1.9:5060", 1),
+            resolved(10, "10.0.1.1:5060", 1),
+            resolved(10, "10.0.1.2:5070", 3),
+            // This house has no such listener.
+            resolved(0, "[2001:db8:9::1]:5060", 1),
+        ],
+    );
+    let mut mixed = pool("mixed", &["10.0.0.1:5060", "10.0.0.2:5060", "10.0.0.3:5060"]);
+    (mixed.backends[1].addr, mixed.backends[1].host) = (Host::Name(name.clone()), name.host.clone());
+    let nobody = DnsName { host: "gone.example.com".into(), port: None };
+    mixed.backends.push(BackendSpec { addr: Host::Name(nobody), ..backend("gone", "10.0.0.4:5060") });
+    let spec = TableSpec { pools: vec![mixed], ..table(Vec::new()) };
+    let listeners = [listener("in", UDP, "10.0.0.254:5060", Side::Both)];
+    let context = Context {
+        listeners: &listeners,
+        strip: &[],
+        registry: &Registry::default(),
+        dns: &dns,
+        unix_s: 0,
+        series: &SeriesRegistry::new(10),
+        departed: Vec::new(),
+        departed_most: 10,
+        source_for: &|_| None,
+        previous: None,
+    };
+    let (_, pools) = compile(&spec, &context).expect("valid");
+    let addresses: Vec<String> = pools.backends().map(|(_, backend)| backend.addr.to_string()).collect();
+    let expected = ["10.0.0.1:5060", "10.0.1.1:5060", "10.0.1.2:5070", "10.0.1.9:5060", "10.0.0.3:5060"];
+    assert_eq!(addresses, expected);
+    assert_eq!(&*pools.pool(0).unresolved[0].name, "gone");
+    let counts = |pools: &Pools| {
+        let mut counts = [0u32; 5];
+        for key in 0..30_000u64 {
+            let key = balance::key_hash(&key.to_le_bytes());
+            let first = pools.rendezvous(0, key).expect("there are backends");
+            counts[usize::from(pools.spread(at(0, first), key).index)] += 1;
+        }
+        counts
+    };
+    let whole = counts(&pools);
+    let near = |count: u32, expected: u32| assert!(count.abs_diff(expected) < 500, "{whole:?}");
+    for (count, expected) in whole.iter().zip([10_000, 2_500, 7_500, 0, 10_000]) {
+        near(*count, expected);
+    }
+    let refuses = |index: u16| pools.backend(at(0, index)).spread.state.refuse(1);
+    refuses(2);
+    assert_eq!(counts(&pools), [whole[0], whole[1] + whole[2], 0, 0, whole[4]]);
+    refuses(1);
+    assert_eq!(counts(&pools), [whole[0], 0, 0, whole[1] + whole[2], whole[4]]);
+    refuses(3);
+    assert_eq!(counts(&pools), whole, "where all refuse, none is passed over");
+    assert_eq!(pools.peer(UDP, address("10.0.1.9:5060"), 0), is(0, 3), "each is this backend");
 }

@@ -127,7 +127,7 @@ fn is_settings(text: &str) -> bool {
     let (root, _) = toml::de::DeTable::parse_recoverable(text);
     let root = root.get_ref();
     let settings =
-        ["listen", "admin", "workers", "trust", "tokens", "limits", "timers", "udp", "log", "table"];
+        ["listen", "admin", "workers", "trust", "tokens", "limits", "timers", "udp", "dns", "log", "table"];
     let table = ["pool", "rule", "packages"];
     settings.iter().any(|key| root.contains_key(*key)) && !table.iter().any(|key| root.contains_key(*key))
 }

@@ -13,7 +13,7 @@ use super::Fault;
 use crate::{
     config::{self, ListenSpec, Settings, Side},
     forward::{self, Arrival, Explanation, Setup, Shared},
-    live::{Now, Registry},
+    live::{Dns, Now, Registry, Resolved},
     net,
     route::{self, Table},
     stats::SeriesRegistry,
@@ -43,6 +43,9 @@ pub struct Args {
     /// Configuration with the listeners, aliases and trust; default: one listener on 127.0.0.1:5060
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// What a backend's host name resolves to, since no DNS is asked here; again for further addresses
+    #[arg(long, value_name = "HOST=ADDRESS[:PORT]", value_parser = resolved)]
+    resolve: Vec<(String, SocketAddr)>,
     /// For scripts
     #[arg(long)]
     json: bool,
@@ -56,7 +59,7 @@ pub fn run(args: &Args) -> Result<(), Fault> {
     let file = args.table.as_deref().or(settings.table.as_deref());
     let file =
         file.ok_or_else(|| Fault::new("no table: name one with --table, or a configuration with --config"))?;
-    let table = compile(&settings, file)?;
+    let table = compile(&settings, file, &args.resolve)?;
     let (listener, local) = listener(&settings, args.listener.as_deref())?;
     let bytes = on_the_wire(read(&args.message)?);
     let arrival = Arrival { listener, local, peer: args.source.unwrap_or(SOME_CLIENT), flow: None };
@@ -83,12 +86,27 @@ fn source(text: &str) -> Result<SocketAddr, String> {
     with_port.or_else(|_| bare()).map_err(|_| "no IP address with or without a port".to_owned())
 }
 
-fn compile(settings: &Settings, file: &Path) -> Result<Table, Fault> {
+/// `pbx.example.com=192.0.2.11`, with or without the port.
+fn resolved(text: &str) -> Result<(String, SocketAddr), String> {
+    let (host, address) = text.split_once('=').ok_or("write HOST=ADDRESS")?;
+    Ok((host.to_ascii_lowercase(), source(address)?))
+}
+
+fn compile(settings: &Settings, file: &Path, resolve: &[(String, SocketAddr)]) -> Result<Table, Fault> {
     let name = file.display().to_string();
     let text = std::fs::read_to_string(file)
         .map_err(|error| Fault::new(format_args!("cannot read the table {name}: {error}")))?;
     let refused = |diagnostics: Vec<_>| Fault::diagnostics(&name, &diagnostics);
     let (spec, _) = config::table::parse(&name, &text).map_err(refused)?;
+    let dns = Dns::default();
+    for name in spec.names() {
+        let its = resolve.iter().filter(|(host, _)| *host == name.host);
+        let resolved = |&(_, mut addr): &(String, SocketAddr)| {
+            addr.set_port(name.port.unwrap_or(addr.port()));
+            Resolved { priority: 0, addr, weight: 1 }
+        };
+        dns.put(name, its.map(resolved).collect());
+    }
     let faults = config::table::check_listeners(&spec, &settings.listen);
     if !faults.is_empty() {
         return Err(refused(faults));
@@ -97,9 +115,11 @@ fn compile(settings: &Settings, file: &Path) -> Result<Table, Fault> {
         listeners: &settings.listen,
         strip: &settings.trust.strip,
         registry: &Registry::default(),
+        dns: &dns,
         unix_s: FIXED.unix_s,
         series: &SeriesRegistry::new(1),
         departed: Vec::new(),
+        departed_most: settings.limits.departed,
         source_for: &net::udp::source_for,
         previous: None,
     };

@@ -5,6 +5,7 @@ mod api;
 mod backends;
 mod check;
 pub mod demo;
+mod doctor;
 mod explain;
 mod reload;
 mod run;
@@ -45,6 +46,8 @@ enum Command {
     Reload(reload::Args),
     /// List the running router's backends; drain one, activate it, take it off
     Backends(backends::Args),
+    /// Check this machine against the configuration, and say how to mend it
+    Doctor(doctor::Args),
     /// Show it all on this machine: router, three small PBXs, phones, a publisher
     Demo(demo::Args),
 }
@@ -93,6 +96,7 @@ pub fn run() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Backends(args) => backends::run(&args),
+        Command::Doctor(args) => return doctor::run(&args),
         Command::Demo(args) => return demo::run(&args),
     };
     match outcome {

@@ -5,6 +5,7 @@
 
 pub mod backends;
 mod health;
+pub mod names;
 pub mod state_dir;
 pub mod tables;
 mod watch;
@@ -24,13 +25,13 @@ use std::{
 use parking_lot::Mutex;
 
 pub use self::tables::{Failure, Loaded, Refusal, Status, TableSource, Tables};
-use self::{state_dir::StateDir, tables::Ground};
+use self::{names::Names, state_dir::StateDir, tables::Ground};
 use crate::{
-    config::Settings,
+    config::{Settings, table::DnsName},
     forward::{Core, Setup, Shared},
-    live::{Now, Registry},
+    live::{Dns, Now, Registry},
     net::{self, udp},
-    stats::{CoreStats, Exporter, Process, ProcessGauge, SeriesRegistry},
+    stats::{CoreStats, Exporter, NamedBackend, Process, ProcessGauge, SeriesRegistry},
     wire::token::Ring,
     worker::{self, Launch, Worker},
 };
@@ -101,8 +102,13 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     if let Some(dir) = &state_dir {
         registry.remember(dir.restarts()?);
     }
-    let ground =
-        Ground { settings: settings.clone(), registry, series: series.clone(), process: process.clone() };
+    let ground = Ground {
+        settings: settings.clone(),
+        registry,
+        series: series.clone(),
+        process: process.clone(),
+        names: Names::start(&settings, Arc::new(Dns::default()), process.clone(), runtime.handle().clone()),
+    };
     let tables = Arc::new(Tables::new(ground, source).map_err(StartError::Refused)?);
     let setup = Arc::new(Setup::new(&settings, ring, boot, now));
     let shared = Arc::new(Shared::new(&settings));
@@ -135,6 +141,7 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     runtime.spawn(chores(router.clone(), state_dir));
     runtime.spawn(watch::watch(router.clone()));
     runtime.spawn(health::watch(router.clone(), u64::from_le_bytes(state_dir::random()?)));
+    runtime.spawn(follow_names(router.clone()));
     Ok(Running { router, runtime })
 }
 
@@ -240,7 +247,32 @@ impl Router {
         process.set(ProcessGauge::MovedFlows, self.shared.moved.len() as u64);
         process.set(ProcessGauge::UnreachableFlows, self.shared.unreachable.len() as u64);
         process.set(ProcessGauge::Ready, self.is_ready().into());
+        self.tables.names().publish();
+        process.set_named(self.named_backends());
         self.exporter.render(&self.backend_samples())
+    }
+
+    /// Backends by host name, as metrics show them: each once, and no more than there are series.
+    fn named_backends(&self) -> Vec<NamedBackend> {
+        let names = self.tables.names();
+        let now = net::now().unix_s;
+        let spec = self.tables.spec();
+        let table = self.tables.current().load_full();
+        let entries = table.pools.backends();
+        let counts: BTreeMap<&str, u64> =
+            entries.map(|(_, backend)| (&*backend.name, backend.spread.count.into())).collect();
+        let backends = spec.pools.iter().flat_map(|pool| &pool.backends);
+        let named: BTreeMap<&str, &DnsName> =
+            backends.filter_map(|backend| Some((backend.name.as_str(), backend.addr.name()?))).collect();
+        named
+            .into_iter()
+            .take(self.settings.limits.series)
+            .map(|(backend, name)| NamedBackend {
+                backend: backend.into(),
+                addresses: counts.get(backend).copied().unwrap_or(0),
+                age_s: names.age_s(name, now),
+            })
+            .collect()
     }
 
     fn publish_limits(&self, start: Now) {
@@ -252,6 +284,8 @@ impl Router {
             (ProcessGauge::LimitMessage, limits.wire.message),
             (ProcessGauge::LimitHeaderLines, limits.wire.header_lines),
             (ProcessGauge::LimitStartLine, limits.wire.start_line),
+            (ProcessGauge::DepartedLimit, limits.departed),
+            (ProcessGauge::DnsAddressesLimit, self.settings.dns.addresses),
             (ProcessGauge::SeriesLimit, limits.series),
             (ProcessGauge::Workers, self.settings.workers.count),
             (ProcessGauge::ProbesLimit, self.settings.health.probes),
@@ -307,6 +341,24 @@ fn bind(settings: &mut Settings, workers: usize) -> Result<Bound, StartError> {
     Ok(bound)
 }
 
+/// Puts what names resolve to into force, whenever that changes; not more often than a few times a second.
+async fn follow_names(router: Arc<Router>) {
+    loop {
+        router.tables.names().changed().await;
+        let mut pause = Duration::from_millis(250);
+        match router.tables.repool().await {
+            Ok(true) => router.workers.lock().iter().for_each(Worker::wake),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(%error, "new addresses of backends cannot come into force; tried again");
+                router.tables.names().remind();
+                pause = Duration::from_secs(5);
+            }
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
 /// Once a second: what has expired ends, what nobody holds is freed.
 async fn chores(router: Arc<Router>, state_dir: Option<StateDir>) {
     let written = Arc::new(Mutex::new(router.tables.registry().restarts()));
@@ -320,6 +372,7 @@ async fn chores(router: Arc<Router>, state_dir: Option<StateDir>) {
             router.shared.flows.sweep(now);
             router.shared.moved.sweep(now);
             router.exporter.sweep(now.unix_s);
+            router.tables.names().data().sweep(now.mono_ms);
             router.tables.free();
             router.tables.registry().sweep(now.unix_s);
             if let Some(dir) = &state_dir {

@@ -18,6 +18,7 @@ use std::{
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use super::names::{NameStatus, Names};
 use crate::{
     config::{
         self, Diagnostic, Settings, TableSpec,
@@ -129,6 +130,8 @@ pub struct Status {
     pub previous: Option<Loaded>,
     /// Of the last attempt; none where it succeeded.
     pub last_error: Option<Failure>,
+    /// Host names of backends, and what they resolve to.
+    pub names: Vec<NameStatus>,
 }
 
 /// What compiling needs for the router's whole life.
@@ -138,6 +141,7 @@ pub struct Ground {
     pub registry: Registry,
     pub series: Arc<SeriesRegistry>,
     pub process: Arc<Process>,
+    pub names: Arc<Names>,
 }
 
 /// The table in force, the one before, and those that workers may still hold.
@@ -158,6 +162,8 @@ struct State {
     held: Vec<Arc<Table>>,
     /// Of the file as it was when it was last read, good or bad.
     stamp: Option<Stamp>,
+    /// Of the answers by which the pools in force were compiled.
+    answers: u64,
 }
 
 /// What tells one state of a file from another.
@@ -189,6 +195,7 @@ struct Compiled {
     table: Arc<Table>,
     spec: Arc<TableSpec>,
     loaded: Loaded,
+    answers: u64,
 }
 
 impl Tables {
@@ -199,8 +206,10 @@ impl Tables {
         let compiled = compile(&ground, &Job::Source(source.clone()), None, now)
             .inspect_err(|_| ground.series.abandon(now))?;
         ground.series.commit(now);
-        let Compiled { table, spec, loaded } = compiled;
+        let Compiled { table, spec, loaded, answers } = compiled;
+        ground.names.keep(&spec);
         tell(&ground.process, &loaded);
+        tell_departed(&ground.process, &table);
         Ok(Tables {
             ground,
             source,
@@ -211,6 +220,7 @@ impl Tables {
                 last_error: None,
                 held: vec![table],
                 stamp,
+                answers,
             }),
             turn: Arc::default(),
             asked: AtomicU64::new(0),
@@ -241,7 +251,18 @@ impl Tables {
             present: state.present.0.clone(),
             previous: state.previous.as_ref().map(|(loaded, _)| loaded.clone()),
             last_error: state.last_error.as_deref().cloned(),
+            names: self.ground.names.status(),
         }
+    }
+
+    /// The table in force as it was written.
+    pub fn spec(&self) -> Arc<TableSpec> {
+        self.state.lock().present.1.clone()
+    }
+
+    /// The host names of backends, and what becomes of them.
+    pub fn names(&self) -> &Arc<Names> {
+        &self.ground.names
     }
 
     /// Of the file as it was last read.
@@ -299,15 +320,20 @@ impl Tables {
             self.state.lock().stamp = Some(stamp);
         }
         let before = self.current.load_full();
-        let Compiled { table, spec, loaded } = match compile(&self.ground, job, Some(&before), now) {
+        let Compiled { table, spec, loaded, answers } = match compile(&self.ground, job, Some(&before), now) {
             Ok(compiled) => compiled,
             Err(failure) => {
                 self.ground.series.abandon(now);
+                // What only the refused table names is not asked for any longer.
+                self.ground.names.keep(&self.spec());
                 return Err(self.failed(failure));
             }
         };
         drop(before);
+        self.ground.names.keep(&spec);
+        tell_departed(&self.ground.process, &table);
         let mut state = self.state.lock();
+        state.answers = answers;
         state.held.push(table.clone());
         self.current.store(table);
         self.ground.series.commit(now);
@@ -324,6 +350,44 @@ impl Tables {
         tracing::info!(version, %source, rules, pools, backends, took_ms, "new table in force");
         self.free();
         Ok(loaded)
+    }
+
+    /// Compiles the pools of the table in force by what names resolve to now, and puts them in its place: the same rules,
+    /// the same version. True where there is something new for the workers.
+    pub async fn repool(self: &Arc<Self>) -> Result<bool, String> {
+        let turn = self.turn.clone().lock_owned().await;
+        let tables = self.clone();
+        let compiling = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            tables.repool_and_publish()
+        });
+        compiling.await.unwrap_or_else(|error| Err(error.to_string()))
+    }
+
+    fn repool_and_publish(&self) -> Result<bool, String> {
+        let answers = self.ground.names.data().generation();
+        let spec = {
+            let state = self.state.lock();
+            if state.answers == answers {
+                return Ok(false);
+            }
+            state.present.1.clone()
+        };
+        let now = net::now().unix_s;
+        let before = self.current.load_full();
+        let pools = route::compile_pools(&spec, &context(&self.ground, Some(&before), now));
+        // All series that it asked for are in force: this ends the asking.
+        self.ground.series.abandon(now);
+        let pools = pools.map_err(|faults| faults.first().map(ToString::to_string).unwrap_or_default())?;
+        let table = Arc::new(Table { rules: before.rules.clone(), pools, version: before.version });
+        tell_departed(&self.ground.process, &table);
+        let mut state = self.state.lock();
+        state.answers = answers;
+        state.held.push(table.clone());
+        self.current.store(table);
+        drop((state, before));
+        self.free();
+        Ok(true)
     }
 
     fn failed(&self, failure: Failure) -> Arc<Failure> {
@@ -376,17 +440,9 @@ fn compile(ground: &Ground, job: &Job, before: Option<&Table>, now: u64) -> Resu
     if !faults.is_empty() {
         return Err(Failure::of(&source, now, faults));
     }
-    let context = route::Context {
-        listeners,
-        strip: &ground.settings.trust.strip,
-        registry: &ground.registry,
-        unix_s: now,
-        series: &ground.series,
-        // Those of `previous` are carried on by the compiler.
-        departed: Vec::new(),
-        source_for: &net::udp::source_for,
-        previous: before,
-    };
+    ground.names.settle(&spec);
+    let answers = ground.names.data().generation();
+    let context = context(ground, before, now);
     let (rules, pools) =
         route::compile(&spec, &context).map_err(|diagnostics| Failure::of(&source, now, diagnostics))?;
     let loaded = Loaded {
@@ -399,7 +455,23 @@ fn compile(ground: &Ground, job: &Job, before: Option<&Table>, now: u64) -> Resu
         warnings,
     };
     let table = Arc::new(Table { rules, pools, version: loaded.version });
-    Ok(Compiled { table, spec, loaded })
+    Ok(Compiled { table, spec, loaded, answers })
+}
+
+fn context<'a>(ground: &'a Ground, before: Option<&'a Table>, now: u64) -> route::Context<'a> {
+    route::Context {
+        listeners: &ground.settings.listen,
+        strip: &ground.settings.trust.strip,
+        registry: &ground.registry,
+        dns: ground.names.data(),
+        unix_s: now,
+        series: &ground.series,
+        // Those of `previous` are carried on by the compiler.
+        departed: Vec::new(),
+        departed_most: ground.settings.limits.departed,
+        source_for: &net::udp::source_for,
+        previous: before,
+    }
 }
 
 fn read(source: &TableSource, now: u64) -> Result<(TableSpec, Vec<Diagnostic>), Failure> {
@@ -419,6 +491,11 @@ fn read(source: &TableSource, now: u64) -> Result<(TableSpec, Vec<Diagnostic>), 
         }
     };
     config::table::parse(&name, text).map_err(|diagnostics| Failure::of(&name, now, diagnostics))
+}
+
+fn tell_departed(process: &Process, table: &Table) {
+    process.set(ProcessGauge::Departed, table.pools.departed().len() as u64);
+    process.add(ProcessCounter::DepartedDropped, table.pools.dropped());
 }
 
 fn tell(process: &Process, loaded: &Loaded) {

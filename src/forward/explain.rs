@@ -1,6 +1,6 @@
 //! `explain`: the decision over one message by the code that runs on the path, told step by step (SPEC 5.8).
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::SocketAddr, sync::Arc};
 
 use serde::Serialize;
 
@@ -53,6 +53,9 @@ pub struct Choice {
     /// Why it is no candidate.
     pub excluded: Option<String>,
     pub score: f64,
+    /// Of a backend by host name: the address that takes the request, and of how many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<(SocketAddr, u16)>,
 }
 
 /// A message as it would be sent.
@@ -113,6 +116,7 @@ impl Recorder for Explanation {
             backend: candidate.name.to_owned(),
             excluded: candidate.excluded.map(str::to_owned),
             score: candidate.score,
+            address: candidate.address,
         };
         self.balance.get_or_insert_default().candidates.push(choice);
     }
@@ -166,7 +170,21 @@ impl Explanation {
         for choice in &balance.candidates {
             match &choice.excluded {
                 Some(why) => writeln!(f, "          {}: no candidate, {why}", choice.backend)?,
-                None => writeln!(f, "          {}: {:.4}", choice.backend, choice.score)?,
+                None => {
+                    write!(f, "          {}: {:.4}", choice.backend, choice.score)?;
+                    if let Some((addr, count)) = choice.address {
+                        write!(
+                            f,
+                            ", at {addr} ({})",
+                            if count == 1 {
+                                "its one address".into()
+                            } else {
+                                format!("one of {count} addresses")
+                            }
+                        )?;
+                    }
+                    writeln!(f)?;
+                }
             }
         }
         Ok(())

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     live::Now,
-    route::{BackendRef, Pools, Source, Table},
+    route::{BackendRef, Pools, Source, Table, balance},
     wire::{
         Essentials, Method, Reason, Transport, Uri, ip,
         token::{Flow, RouteToken, Side, tag_hash},
@@ -78,6 +78,14 @@ impl Hops<'_> {
         let b = self.pools().backend(at);
         let local = b.wildcard.then_some(b.local.ip());
         Hop::Backend { addr: b.addr, transport: b.transport, listener: b.listener, local, at: Some(at) }
+    }
+
+    /// Of a backend that a host name in the message means, the address for this Call-ID; an IP literal means itself.
+    fn spread(&self, at: BackendRef, named_by: &Uri<'_>) -> BackendRef {
+        match ip_literal(named_by) {
+            Some(_) => at,
+            None => self.pools().spread(at, balance::key_hash(self.essentials.call_id)),
+        }
     }
 
     /// A backend's address from a token of ours: by the table where it is listed, else as it was.
@@ -198,7 +206,10 @@ impl Hops<'_> {
             let pool_of = if from_backend { None } else { listed };
             let named = self.pools().by_host(next.host.host, next.host.port, pool_of);
             if let Some(at) = named.filter(|at| !self.is_sender(*at)) {
-                return Ok(self.backend(at));
+                // A name of several addresses: the dialog stays at its own.
+                let its_own =
+                    listed.filter(|listed| ip_literal(next).is_none() && self.pools().is_same(*listed, at));
+                return Ok(self.backend(its_own.unwrap_or_else(|| self.spread(at, next))));
             }
         }
         if from_backend && let Some(ip) = ip_literal(next).filter(|ip| self.setup.trusts(*ip)) {
@@ -236,6 +247,7 @@ impl Hops<'_> {
             return Err(Reason::NoRule.into());
         }
         if let Some(at) = self.pools().by_host(uri.host.host, uri.host.port, None) {
+            let at = self.spread(at, uri);
             return if self.is_sender(at) { Err(Reason::Ourselves.into()) } else { Ok(self.backend(at)) };
         }
         let ip = ip_literal(uri).ok_or(Reason::NoRule)?;

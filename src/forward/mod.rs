@@ -161,7 +161,9 @@ impl Core {
         if why != Fault::TooLarge {
             let listed = table.pools.at_address(to, out_by.transport);
             for &at in listed {
-                signs::unreachable(&table.pools.backend(at).state, why, now);
+                let backend = table.pools.backend(at);
+                signs::unreachable(&backend.state, why, now);
+                backend.spread.state.refuse(now.mono_ms + setup.avoid_ms);
             }
             if listed.is_empty() && table.pools.peer(out_by.transport, to, now.unix_s).is_none() {
                 let flow = Flow::Datagram { listener: out_by.id, local: None, peer: to };

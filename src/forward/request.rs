@@ -95,13 +95,13 @@ impl<'a> Request<'a> {
 
 /// Who sent it (SPEC 1.1), for the peers that were heard last, so that a message costs no look-up in the table's maps.
 pub struct Sources {
-    /// By some bits of the address. An entry holds for one version of the table.
+    /// By some bits of the address. An entry holds as long as the pools in force are the same.
     recent: Vec<Option<Recent>>,
 }
 
 #[derive(Clone, Copy)]
 struct Recent {
-    version: u64,
+    pools: u64,
     listener: u8,
     peer: SocketAddr,
     source: Source,
@@ -117,26 +117,26 @@ impl Default for Sources {
 
 impl Sources {
     pub fn of(&mut self, turn: &Turn<'_>) -> Source {
-        let (listener, peer, version) = (turn.arrival.listener, turn.arrival.peer, turn.table.version);
+        let (listener, peer, pools) = (turn.arrival.listener, turn.arrival.peer, turn.table.pools.serial());
         let host = match peer.ip() {
             IpAddr::V4(ip) => ip.to_bits(),
             IpAddr::V6(ip) => ip.to_bits() as u32,
         };
         let place = (host ^ host >> 8 ^ u32::from(peer.port())) as usize % RECENT;
         if let Some(recent) = &self.recent[place]
-            && (recent.version, recent.listener, recent.peer) == (version, listener, peer)
+            && (recent.pools, recent.listener, recent.peer) == (pools, listener, peer)
         {
             return recent.source;
         }
         let (source, lasts) = source(turn);
         if lasts {
-            self.recent[place] = Some(Recent { version, listener, peer, source });
+            self.recent[place] = Some(Recent { pools, listener, peer, source });
         }
         source
     }
 }
 
-/// Who sent it: the listener must allow backends, the address must be one's. And whether that lasts as long as the table:
+/// Who sent it: the listener must allow backends, the address must be one's. And whether that lasts as long as these pools:
 /// a departed backend's day ends before.
 fn source(turn: &Turn<'_>) -> (Source, bool) {
     let setup = turn.setup;

@@ -67,6 +67,8 @@ pub struct Setup {
     pub ring: Ring,
     pub trust: Vec<IpNet>,
     pub limits: Limits,
+    /// How long an address that refused is passed over.
+    pub avoid_ms: u64,
     pub grace_s: u64,
     /// When 503s of a backend make a pause (SPEC 8.2).
     pub busy: BackOff,
@@ -106,6 +108,7 @@ impl Setup {
             ring,
             trust: settings.trust.prefixes.clone(),
             limits: settings.limits.wire,
+            avoid_ms: settings.dns.avoid.as_millis() as u64,
             grace_s: settings.timers.grace.as_secs(),
             busy: BackOff {
                 sources: settings.health.busy_sources,

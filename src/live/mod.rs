@@ -2,6 +2,7 @@
 
 mod aged;
 pub mod backend;
+pub mod dns;
 pub mod flows;
 pub mod moved;
 pub mod pins;
@@ -9,6 +10,7 @@ pub mod signs;
 pub mod unreachable;
 
 pub use backend::{BackendState, Health, Noticed, PROBES, Registry, State, Told};
+pub use dns::{AddressState, Dns, Resolved};
 pub use flows::{Confirmed, Flows, Noted, Registration};
 pub use moved::Moved;
 pub use pins::{Pin, PinTarget, Pins};

@@ -16,18 +16,19 @@ use super::{
     index::Index,
     matcher::{Conditions, Matcher, Origin, Pattern},
     pattern::Compiled,
-    pool::{Backend, Departed, Pool, Pools},
+    pool::{Backend, Departed, Pool, Pools, Unresolved},
     reach,
     rules::{Action, Rule, Rules, SetHeader},
+    spread::Spread,
 };
 use crate::{
     config::{
         Diagnostic, ListenSpec, Severity, Side, TableSpec,
-        table::{ActionSpec, BackendSpec, PoolSpec, RuleSpec, SourceSpec, Subject},
+        table::{ActionSpec, BackendSpec, DnsName, Host, PoolSpec, RuleSpec, SourceSpec, Subject},
     },
-    live::Registry,
+    live::{Dns, Registry},
     stats::{SeriesKind, SeriesRegistry},
-    wire::{Method, name},
+    wire::{Method, Transport, name},
 };
 
 /// What compiling needs beside the table.
@@ -36,11 +37,15 @@ pub struct Context<'a> {
     /// `[trust] strip`.
     pub strip: &'a [String],
     pub registry: &'a Registry,
+    /// What host names of backends resolve to.
+    pub dns: &'a Dns,
     pub unix_s: u64,
     /// Gives the metric series of a rule, pool, backend or package by name.
     pub series: &'a SeriesRegistry,
     /// Departed backends to go on believing.
     pub departed: Departed,
+    /// The most of them, those of the table before included.
+    pub departed_most: usize,
     /// The address that the kernel would send from toward a backend (for wildcard listeners); passed in, since this room
     /// knows no sockets.
     pub source_for: &'a dyn Fn(SocketAddr) -> Option<IpAddr>,
@@ -58,6 +63,14 @@ pub fn compile(spec: &TableSpec, context: &Context<'_>) -> Result<(Arc<Rules>, A
     let pools = work.pools();
     let rules = work.rules();
     if work.faults.is_empty() { Ok((Arc::new(rules), Arc::new(pools))) } else { Err(work.faults) }
+}
+
+/// Compiles the pools alone, by what names resolve to now: their positions are those of the rules compiled from this spec.
+/// Errors as `compile`.
+pub fn compile_pools(spec: &TableSpec, context: &Context<'_>) -> Result<Arc<Pools>, Vec<Diagnostic>> {
+    let mut work = Work { spec, context, faults: Vec::new(), pools: HashMap::default() };
+    let pools = work.pools();
+    if work.faults.is_empty() { Ok(Arc::new(pools)) } else { Err(work.faults) }
 }
 
 struct Work<'a> {
@@ -90,7 +103,7 @@ impl<'a> Work<'a> {
             self.pool(pool)
         });
         let pools = pools.collect();
-        Pools::new(pools, self.departed())
+        Pools::new(pools, self.departed(), self.context.departed_most)
     }
 
     /// Those that the context believes, those that the table before believed, and those that it had. `Pools::new` drops
@@ -117,7 +130,7 @@ impl<'a> Work<'a> {
             let message = format!("pool \"{}\": more than 65535 backends", spec.name);
             self.fault(spec.line, format!("the table is refused: {message}"));
         }
-        Pool {
+        let mut pool = Pool {
             name: spec.name.as_str().into(),
             series: self.context.series.series(SeriesKind::Pool, &spec.name, None),
             balance: spec.balance.clone(),
@@ -126,33 +139,87 @@ impl<'a> Work<'a> {
             panic: spec.panic,
             probe: spec.probe.clone(),
             migrate_after_ms: spec.migrate_after.as_millis() as u64,
-            backends: spec.backends.iter().filter_map(|backend| self.backend(spec, backend)).collect(),
+            backends: Vec::with_capacity(spec.backends.len()),
+            unresolved: Vec::new(),
+        };
+        for (position, backend) in spec.backends.iter().enumerate() {
+            let entered = match &backend.addr {
+                Host::Address(addr) => self.entry(spec, backend, *addr, 1).map(|entry| vec![entry]),
+                Host::Name(name) => self.named(spec, backend, name),
+            };
+            // A position is 16 bits; each backend that follows has room for one.
+            let room = usize::from(u16::MAX)
+                .saturating_sub(pool.backends.len() + spec.backends.len() - position - 1);
+            let entered = entered.map(|entries| self.enter(backend, entries, room, &mut pool));
+            if let Err(why) = entered {
+                let (pool, name) = (&spec.name, &backend.name);
+                let message = format!("the table is refused: pool \"{pool}\", backend \"{name}\": {why}");
+                self.fault(backend.line, message);
+            }
         }
+        pool
     }
 
-    fn backend(&mut self, pool: &PoolSpec, spec: &BackendSpec) -> Option<Backend> {
-        let listener = self.listener(pool, spec)?;
+    /// An entry for each address of a name that a listener of ours can reach, the most wanted first.
+    fn named(&self, pool: &PoolSpec, spec: &BackendSpec, name: &DnsName) -> Result<Vec<Backend>, String> {
+        let preferred = self.listener(pool, spec.transport, None)?;
+        let prefers_v4 = self.context.listeners[usize::from(preferred)].address.is_ipv4();
+        let mut entries: Vec<Backend> = Vec::new();
+        for resolved in &*self.context.dns.answer(name) {
+            // What no listener can reach is nobody's fault in the table.
+            let Ok(mut entry) = self.entry(pool, spec, resolved.addr, resolved.weight) else { continue };
+            let less_wanted = resolved.addr.is_ipv4() != prefers_v4;
+            entry.spread.by_name = true;
+            entry.spread.priority = u32::from(resolved.priority) * 2 + u32::from(less_wanted);
+            entries.push(entry);
+        }
+        entries.sort_by_key(|entry| (entry.spread.priority, entry.addr));
+        Ok(entries)
+    }
+
+    /// Puts the entries of one backend into its pool, side by side, as many as there is room for; without any it is
+    /// unresolved.
+    fn enter(&self, spec: &BackendSpec, mut entries: Vec<Backend>, room: usize, out: &mut Pool) {
+        entries.truncate(room);
+        if entries.is_empty() {
+            out.unresolved.push(Unresolved {
+                name: spec.name.as_str().into(),
+                series: self.context.series.series(SeriesKind::Backend, &spec.name, None),
+                admin: spec.state,
+                state: self.context.registry.state(&spec.name, self.context.unix_s),
+            });
+        }
+        let (first, count) = (out.backends.len() as u16, entries.len() as u16);
+        for entry in &mut entries {
+            (entry.spread.first, entry.spread.count) = (first, count);
+        }
+        out.backends.append(&mut entries);
+    }
+
+    /// A backend at this address.
+    fn entry(
+        &self,
+        pool: &PoolSpec,
+        spec: &BackendSpec,
+        addr: SocketAddr,
+        weight: u32,
+    ) -> Result<Backend, String> {
+        let listener = self.listener(pool, spec.transport, Some(addr))?;
         let mut local = self.context.listeners[usize::from(listener)].address;
         let wildcard = local.ip().is_unspecified();
         if wildcard {
-            let Some(ip) = (self.context.source_for)(spec.addr) else {
-                let name = &self.context.listeners[usize::from(listener)].name;
-                self.fault(
-                    spec.line,
-                    format!(
-                        "the table is refused: pool \"{}\", backend \"{}\": this machine has no address from which to \
-                         reach {} (listener \"{name}\" is bound to a wildcard)",
-                        pool.name, spec.name, spec.addr
-                    ),
-                );
-                return None;
-            };
+            let name = &self.context.listeners[usize::from(listener)].name;
+            let ip = (self.context.source_for)(addr).ok_or_else(|| {
+                format!(
+                    "this machine has no address from which to reach {addr} (listener \"{name}\" is bound to a wildcard)"
+                )
+            })?;
             local.set_ip(ip);
         }
-        Some(Backend {
+        Ok(Backend {
             name: spec.name.as_str().into(),
             series: self.context.series.series(SeriesKind::Backend, &spec.name, None),
-            addr: spec.addr,
+            addr,
             transport: spec.transport,
             host: spec.host.to_ascii_lowercase().into_bytes().into(),
             weight: spec.weight.max(1),
@@ -163,41 +230,35 @@ impl<'a> Work<'a> {
             listener,
             local,
             wildcard,
+            spread: Spread::new(addr, weight, self.context.dns.state(addr, spec.transport)),
         })
     }
 
-    /// The listener by which requests to this backend leave (SPEC 4.6).
-    fn listener(&mut self, pool: &PoolSpec, backend: &BackendSpec) -> Option<u8> {
+    /// The listener by which requests leave to this address, or to any of this transport (SPEC 4.6).
+    fn listener(&self, pool: &PoolSpec, transport: Transport, to: Option<SocketAddr>) -> Result<u8, String> {
         let listeners = self.context.listeners;
         let fits = |l: &ListenSpec| {
-            l.transport == backend.transport && l.address.is_ipv4() == backend.addr.is_ipv4()
+            l.transport == transport && to.is_none_or(|to| l.address.is_ipv4() == to.is_ipv4())
         };
         let first = |side: Side| listeners.iter().position(|l| fits(l) && l.side == side);
-        let family = if backend.addr.is_ipv4() { "IPv4" } else { "IPv6" };
-        let wanted = format!("{} over {family}", backend.transport.label());
-        let found = match &pool.listener {
+        let family = |to: SocketAddr| if to.is_ipv4() { " over IPv4" } else { " over IPv6" };
+        let wanted = format!("{}{}", transport.label(), to.map_or("", family));
+        let at = match &pool.listener {
             None => first(Side::Backends)
                 .or_else(|| first(Side::Both))
-                .ok_or_else(|| format!("no listener for {wanted} with side \"backends\" or \"both\"")),
+                .ok_or_else(|| format!("no listener for {wanted} with side \"backends\" or \"both\""))?,
             Some(name) => match listeners.iter().position(|l| l.name == *name) {
-                None => Err(format!("unknown listener \"{name}\"")),
-                Some(at) if !fits(&listeners[at]) => Err(format!("listener \"{name}\" is not for {wanted}")),
-                Some(at) if listeners[at].side == Side::Clients => {
-                    Err(format!("listener \"{name}\" has side \"clients\""))
+                None => return Err(format!("unknown listener \"{name}\"")),
+                Some(at) if !fits(&listeners[at]) => {
+                    return Err(format!("listener \"{name}\" is not for {wanted}"));
                 }
-                Some(at) => Ok(at),
+                Some(at) if listeners[at].side == Side::Clients => {
+                    return Err(format!("listener \"{name}\" has side \"clients\""));
+                }
+                Some(at) => at,
             },
         };
-        let fault = match found {
-            Ok(at) => match u8::try_from(at) {
-                Ok(at) => return Some(at),
-                Err(_) => "more than 256 listeners".to_owned(),
-            },
-            Err(fault) => fault,
-        };
-        let (line, pool, name) = (backend.line, &pool.name, &backend.name);
-        self.fault(line, format!("the table is refused: pool \"{pool}\", backend \"{name}\": {fault}"));
-        None
+        u8::try_from(at).map_err(|_| "more than 256 listeners".to_owned())
     }
 
     fn rules(&mut self) -> Rules {

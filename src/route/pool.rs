@@ -6,7 +6,10 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use ahash::{HashMap, HashSet};
@@ -15,6 +18,7 @@ use super::{
     balance,
     facts::Facts,
     record::{Candidate, Recorder},
+    spread::{self, Spread},
 };
 use crate::{
     config::{
@@ -55,6 +59,8 @@ pub struct Backend {
     pub local: SocketAddr,
     /// True where `local`'s listener is a wildcard, so that sends must name their source (IP_PKTINFO).
     pub wildcard: bool,
+    /// Which of its backend's addresses this is; a backend by name has an entry for each.
+    pub spread: Spread,
 }
 
 #[derive(Debug)]
@@ -71,7 +77,19 @@ pub struct Pool {
     pub probe: Option<ProbeSpec>,
     /// How long a dialog's refresh toward a backend that is down is asked to come again, in milliseconds (SPEC 8.6).
     pub migrate_after_ms: u64,
+    /// Each address of each backend; those of one backend stand together.
     pub backends: Vec<Backend>,
+    /// Backends by name that have no address now.
+    pub unresolved: Vec<Unresolved>,
+}
+
+/// A backend whose name has no address that could be used: it takes nothing.
+#[derive(Debug)]
+pub struct Unresolved {
+    pub name: Arc<str>,
+    pub series: u32,
+    pub admin: AdminState,
+    pub state: Arc<BackendState>,
 }
 
 /// Who an address is.
@@ -98,6 +116,8 @@ pub struct Pools {
     draws: Vec<Draws>,
     book: Book,
     departed: Departed,
+    dropped: u64,
+    serial: u64,
 }
 
 /// The backends of a pool, close together: a balance reads all of them for each request.
@@ -109,18 +129,28 @@ struct Draws {
 }
 
 impl Pools {
-    /// Builds the look-ups. `departed`: see [`Departed`]; those that are back are forgotten.
-    pub fn new(pools: Vec<Pool>, mut departed: Departed) -> Pools {
+    /// Builds the look-ups. `departed`: see [`Departed`]; those that are back are forgotten, and of more than `most` those
+    /// whose day ends first.
+    pub fn new(pools: Vec<Pool>, mut departed: Departed, most: usize) -> Pools {
         let mut book = Book::of(&pools);
         departed.retain_mut(|(ip, port, transport, _)| {
             *ip = ip.to_canonical();
             book.peer(*transport, SocketAddr::new(*ip, port.unwrap_or(ANY))).is_none()
         });
+        departed.sort_by_key(|&(.., until)| std::cmp::Reverse(until));
+        let dropped = departed.len().saturating_sub(most) as u64;
+        departed.truncate(most);
         for &(ip, port, transport, until) in &departed {
             book.departed.entry(ip).or_default().push((port, transport, until));
         }
         let draws = pools.iter().map(Draws::of).collect();
-        Pools { pools, draws, book, departed }
+        static SERIAL: AtomicU64 = AtomicU64::new(1);
+        Pools { pools, draws, book, departed, dropped, serial: SERIAL.fetch_add(1, Relaxed) }
+    }
+
+    /// Of these pools alone in this process: what was found out by them, such as a `BackendRef`, holds while it is the same.
+    pub fn serial(&self) -> u64 {
+        self.serial
     }
 
     pub fn backend(&self, at: BackendRef) -> &Backend {
@@ -152,10 +182,11 @@ impl Pools {
     pub fn all_down(&self) -> bool {
         let down =
             |pool: &Pool| !pool.backends.iter().any(|b| b.takes_new() || (pool.panic && b.may_panic()));
-        self.pools.iter().any(|pool| !pool.backends.is_empty()) && self.pools.iter().all(down)
+        let any = |pool: &Pool| !pool.backends.is_empty() || !pool.unresolved.is_empty();
+        self.pools.iter().any(any) && self.pools.iter().all(down)
     }
 
-    /// Every backend with its place, in the file's order.
+    /// Every address of every backend with its place, in the file's order.
     pub fn backends(&self) -> impl Iterator<Item = (BackendRef, &Backend)> {
         self.pools.iter().enumerate().flat_map(|(pool, p)| {
             let at = move |index| BackendRef { pool: pool as u16, index: index as u16 };
@@ -166,6 +197,27 @@ impl Pools {
     /// Backends that left a table, for the next one.
     pub fn departed(&self) -> &Departed {
         &self.departed
+    }
+
+    /// How many of those had to make room.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
+    /// Two addresses of one backend?
+    pub fn is_same(&self, a: BackendRef, b: BackendRef) -> bool {
+        a.pool == b.pool && self.backend(a).spread.first == self.backend(b).spread.first
+    }
+
+    /// The address that takes a request with this key's hash, among those of a backend (see `spread`).
+    pub fn spread(&self, at: BackendRef, key: u64) -> BackendRef {
+        let of = &self.backend(at).spread;
+        if of.count == 1 {
+            return at;
+        }
+        let (first, count) = (usize::from(of.first), usize::from(of.count));
+        let chosen = spread::choose(&self.pool(at.pool).backends[first..first + count], key);
+        BackendRef { index: of.first + chosen as u16, ..at }
     }
 
     /// Who sent from `peer` over `transport` (SPEC 1.1): over UDP address and port, unless the pool says `any_port`; over
@@ -250,6 +302,7 @@ impl Pools {
             self.record(pool, key, recorder);
         }
         let Some(index) = self.rendezvous(pool, key) else { return Pick::None };
+        let BackendRef { index, .. } = self.spread(BackendRef { pool, index }, key);
         let target = &of.backends[usize::from(index)];
         let is_sender = |sender: &Backend| sender.addr == target.addr && sender.transport == target.transport;
         if sender.is_some_and(|sender| is_sender(self.backend(sender))) {
@@ -260,6 +313,7 @@ impl Pools {
 
     /// Weighted rendezvous over the backends of a pool that take new requests: the position of the one that the hash of
     /// a key names. Where none does and the pool panics, over all that are neither drained nor off.
+    /// It is the first of its entries where a backend has several (`spread`).
     pub fn rendezvous(&self, pool: u16, key: u64) -> Option<u16> {
         let of = self.pool(pool);
         let draws = &self.draws[usize::from(pool)];
@@ -275,18 +329,33 @@ impl Pools {
     }
 
     fn record<R: Recorder>(&self, pool: u16, key: u64, recorder: &mut R) {
+        for unresolved in &self.pool(pool).unresolved {
+            recorder.candidate(Candidate {
+                name: &unresolved.name,
+                excluded: Some("no address"),
+                score: 0.0,
+                address: None,
+            });
+        }
         let panics = self.panics(pool);
         for (index, backend) in self.pool(pool).backends.iter().enumerate() {
+            let at = BackendRef { pool, index: index as u16 };
+            if backend.spread.first != at.index {
+                continue;
+            }
             let excluded = match backend.state.state(backend.admin) {
                 State::Up => None,
                 _ if panics && backend.may_panic() => None,
                 other => Some(other.label()),
             };
             recorder.candidate(Candidate {
-                backend: BackendRef { pool, index: index as u16 },
                 name: &backend.name,
                 excluded,
                 score: backend.score(key),
+                address: backend
+                    .spread
+                    .by_name
+                    .then(|| (self.backend(self.spread(at, key)).addr, backend.spread.count)),
             });
         }
     }
@@ -294,7 +363,9 @@ impl Pools {
 
 impl Draws {
     fn of(pool: &Pool) -> Draws {
-        let backends: Box<[_]> = (pool.backends.iter().enumerate())
+        let firsts =
+            pool.backends.iter().enumerate().filter(|(at, backend)| usize::from(backend.spread.first) == *at);
+        let backends: Box<[_]> = firsts
             .map(|(at, backend)| (backend.hash, u64::MAX / u64::from(backend.weight.max(1)), at as u16))
             .collect();
         Draws { equal: backends.windows(2).all(|pair| pair[0].1 == pair[1].1), backends }
@@ -385,10 +456,15 @@ struct Found {
 impl Book {
     fn of(pools: &[Pool]) -> Book {
         let mut book = Book::default();
-        for (pool, p) in pools.iter().enumerate() {
-            for (index, backend) in p.backends.iter().enumerate() {
-                let at = BackendRef { pool: pool as u16, index: index as u16 };
-                book.enter(at, backend, p.any_port);
+        // Addresses that the table names go first: no DNS answer makes one of them another backend's.
+        for by_name in [false, true] {
+            for (pool, p) in pools.iter().enumerate() {
+                for (index, backend) in p.backends.iter().enumerate() {
+                    let at = BackendRef { pool: pool as u16, index: index as u16 };
+                    if backend.spread.by_name == by_name {
+                        book.enter(at, backend, p.any_port);
+                    }
+                }
             }
         }
         book

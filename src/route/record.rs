@@ -1,6 +1,6 @@
 //! Who watches a decision: nobody on the path (`()`), `explain`, a shadow table.
 
-use super::{pool::BackendRef, rules::Rule};
+use super::rules::Rule;
 
 /// The match key of a rule that did not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,12 +20,13 @@ pub enum MatchKey<'a> {
 /// A backend that the balance looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Candidate<'a> {
-    pub backend: BackendRef,
     pub name: &'a str,
-    /// Why it is none: `drain`, `off`, `sender`; `None` where it takes part.
+    /// Why it is none: `drain`, `off`, `sender`, `no address`; `None` where it takes part.
     pub excluded: Option<&'static str>,
     /// Its rendezvous score; the highest wins.
     pub score: f64,
+    /// Where its URI names a host: the address that takes the request, and of how many.
+    pub address: Option<(std::net::SocketAddr, u16)>,
 }
 
 /// Sees each step of a decision. With `ON` false every call compiles to nothing.

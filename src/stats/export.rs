@@ -200,10 +200,17 @@ impl Exporter {
             counter(recorder, of.metric(), &labels, self.sum(|core| core.counter(of)));
         }
         for &of in ProcessCounter::ALL {
-            counter(recorder, of.metric(), &[], self.process.counter(of));
+            let labels: Vec<&str> = of.label().into_iter().collect();
+            counter(recorder, of.metric(), &labels, self.process.counter(of));
         }
         for &of in ProcessGauge::ALL {
             gauge(recorder, of.metric(), &[], self.process.gauge(of));
+        }
+        for named in self.process.named() {
+            gauge(recorder, &names::BACKEND_ADDRESSES, &[&named.backend], named.addresses);
+            if let Some(age) = named.age_s {
+                gauge(recorder, &names::BACKEND_NAME_AGE, &[&named.backend], age);
+            }
         }
         gauge(recorder, &names::PINS, &[], self.sum(|core| core.gauge(Gauge::Pins)));
         gauge(recorder, &names::PINS_LIMIT, &[], self.sum(|core| core.gauge(Gauge::PinsMax)));

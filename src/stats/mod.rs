@@ -13,7 +13,7 @@ mod series;
 pub use self::{
     core::{BUCKETS, CoreStats, DEFAULT_BOUND, Direction},
     export::{Exporter, Sample},
-    process::{Process, ProcessCounter, ProcessGauge},
+    process::{NamedBackend, Process, ProcessCounter, ProcessGauge},
     series::{LINGER, OTHER, SeriesKind, SeriesRegistry},
 };
 use crate::wire::Method;

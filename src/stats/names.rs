@@ -144,6 +144,30 @@ metrics! {
         "Messages that could not be delivered (ICMP error, too large).";
     RULE_LIMITED: Counter Count "tidings_rule_limited_total" []
         "Requests refused by a rule's limit.";
+    DEPARTED: Gauge Count "tidings_departed_addresses" []
+        "Addresses of backends that left the table or their name, still believed.";
+    DEPARTED_LIMIT: Gauge Count "tidings_departed_addresses_limit" []
+        "Room for addresses that left.";
+    DEPARTED_DROPPED: Counter Count "tidings_departed_addresses_dropped_total" []
+        "Addresses that left and had to make room.";
+    DNS_LOOKUPS: Counter Count "tidings_dns_lookups_total" ["outcome"]
+        "Resolutions of a backend's host name, with all its records: answered, nothing, failed, refused.";
+    DNS_CHANGES: Counter Count "tidings_dns_changes_total" []
+        "Answers that were another than before.";
+    DNS_ADDRESSES_LIMIT: Gauge Count "tidings_dns_addresses_limit" []
+        "Most addresses taken of one host name.";
+    DNS_ADDRESSES_DROPPED: Counter Count "tidings_dns_addresses_dropped_total" []
+        "Addresses of host names, at each resolution, that were beyond it.";
+    DNS_NAMES: Gauge Count "tidings_dns_names" []
+        "Host names that are kept resolved.";
+    DNS_UNRESOLVED: Gauge Count "tidings_dns_names_unresolved" []
+        "Host names without any address.";
+    BACKEND_ADDRESSES: Gauge Count "tidings_backend_addresses" ["backend"]
+        "Addresses in use of a backend whose URI names a host.";
+    BACKEND_NAME_AGE: Gauge Seconds "tidings_backend_name_age_seconds" ["backend"]
+        "Since the last good answer about the host that this backend's URI names.";
+    ADDRESSES_REFUSING: Gauge Count "tidings_addresses_refusing" []
+        "Addresses of backends that refused a request a moment ago.";
     KERNEL_DROPS: Counter Count "tidings_udp_kernel_drops_total" []
         "Datagrams that the kernel dropped because a receive buffer was full.";
     SEND_ERRORS: Counter Count "tidings_send_errors_total" []

@@ -19,6 +19,12 @@ numbers! {
         MovedFlowsLimit => MOVED_FLOWS_LIMIT;
         UnreachableFlows => UNREACHABLE_FLOWS;
         UnreachableFlowsLimit => UNREACHABLE_FLOWS_LIMIT;
+        Departed => DEPARTED;
+        DepartedLimit => DEPARTED_LIMIT;
+        DnsNames => DNS_NAMES;
+        DnsUnresolved => DNS_UNRESOLVED;
+        DnsAddressesLimit => DNS_ADDRESSES_LIMIT;
+        AddressesRefusing => ADDRESSES_REFUSING;
         LimitMessage => LIMIT_MESSAGE;
         LimitHeaderLines => LIMIT_HEADER_LINES;
         LimitStartLine => LIMIT_START_LINE;
@@ -43,6 +49,16 @@ numbers! {
         TableFailures => TABLE_FAILURES;
         /// Probes that were due while there was no room.
         ProbesDelayed => PROBES_DELAYED;
+        DepartedDropped => DEPARTED_DROPPED;
+        DnsAnswered => DNS_LOOKUPS "answered";
+        /// No such name, or no record of use.
+        DnsNothing => DNS_LOOKUPS "nothing";
+        /// No answer, or none that is one.
+        DnsFailed => DNS_LOOKUPS "failed";
+        /// Addresses, but none that may be a backend's.
+        DnsRefused => DNS_LOOKUPS "refused";
+        DnsChanges => DNS_CHANGES;
+        DnsDropped => DNS_ADDRESSES_DROPPED;
     }
 }
 
@@ -52,6 +68,16 @@ pub struct Process {
     gauges: [AtomicU64; ProcessGauge::ALL.len()],
     counters: [AtomicU64; ProcessCounter::ALL.len()],
     table_source: Mutex<Arc<str>>,
+    named: Mutex<Vec<NamedBackend>>,
+}
+
+/// A backend whose URI names a host.
+#[derive(Clone, Debug)]
+pub struct NamedBackend {
+    pub backend: Arc<str>,
+    pub addresses: u64,
+    /// Seconds since the last good answer; `None` where there was none yet.
+    pub age_s: Option<u64>,
 }
 
 impl Process {
@@ -66,6 +92,15 @@ impl Process {
     /// Where the table came from: a file, the API, the embedded default.
     pub fn set_table_source(&self, source: &str) {
         *self.table_source.lock() = Arc::from(source);
+    }
+
+    /// What the names of backends stand at; each backend once.
+    pub fn set_named(&self, named: Vec<NamedBackend>) {
+        *self.named.lock() = named;
+    }
+
+    pub fn named(&self) -> Vec<NamedBackend> {
+        self.named.lock().clone()
     }
 
     pub fn gauge(&self, gauge: ProcessGauge) -> u64 {

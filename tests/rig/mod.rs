@@ -8,6 +8,7 @@
 // Each test binary compiles this module for itself and uses its own part of it.
 #![allow(dead_code)]
 
+pub mod dns;
 pub mod http;
 pub mod kamailio;
 pub mod load;

@@ -16,6 +16,7 @@ fn package_of(program: &str) -> Option<&'static str> {
     match program {
         "sipp" => Some("sip-tester"),
         "kamailio" => Some("kamailio kamailio-presence-modules"),
+        "/usr/sbin/dnsmasq" => Some("dnsmasq-base"),
         _ => None,
     }
 }

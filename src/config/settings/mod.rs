@@ -3,6 +3,7 @@
 //! `read` walks the file and collects every fault, `units` knows durations, sizes and addresses, `keys` the ring of token
 //! keys. What comes out is valid: nobody behind this room checks it again.
 
+mod dns;
 mod keys;
 mod read;
 mod units;
@@ -18,6 +19,7 @@ use crate::wire::{Limits as WireLimits, Transport};
 pub(super) use read::{network, time};
 pub(super) use units::host_port;
 
+pub use dns::Dns;
 pub use keys::parse_ring;
 pub use warn::warnings;
 
@@ -64,6 +66,7 @@ pub struct Settings {
     pub timers: Timers,
     pub health: Health,
     pub udp: Udp,
+    pub dns: Dns,
     pub admin: Admin,
     pub log: Log,
     pub origin: Origin,
@@ -115,6 +118,8 @@ pub struct Limits {
     pub moved_flows: usize,
     /// Flows that an ICMP error has closed.
     pub unreachable: usize,
+    /// Addresses of backends that left the table or their name, still believed (SPEC 1.1).
+    pub departed: usize,
     /// Metric series each of rules, backends and packages, beyond which all is `other`.
     pub series: usize,
 }
@@ -206,6 +211,7 @@ impl Default for Settings {
             timers: Timers::default(),
             health: Health::default(),
             udp: Udp::default(),
+            dns: Dns::default(),
             admin: Admin::default(),
             log: Log::default(),
             origin: Origin::default(),
@@ -231,6 +237,7 @@ impl Default for Limits {
             flows: 100_000,
             moved_flows: 100_000,
             unreachable: 10_000,
+            departed: 10_000,
             series: 1_000,
         }
     }

@@ -12,11 +12,11 @@ use super::{
         headers,
     },
     Admin, Health, Limits, ListenSpec, Log, Settings, Side, Timers, Tokens, Trust, Udp, Workers,
-    default_listener, keys, listener_id, units,
+    default_listener, dns, keys, listener_id, units,
 };
 use crate::wire::Transport;
 
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "table",
     "state_dir",
     "aliases",
@@ -28,14 +28,24 @@ const SECTIONS: [&str; 14] = [
     "timers",
     "health",
     "udp",
+    "dns",
     "admin",
     "log",
     "cluster",
 ];
 const LISTEN: [&str; 5] = ["name", "transport", "address", "side", "advertise"];
 const HEALTH: [&str; 5] = ["probes", "silence", "busy_sources", "busy_window", "longest_pause"];
-const LIMITS: [&str; 8] =
-    ["message", "header_lines", "start_line", "pins", "flows", "moved_flows", "unreachable", "series"];
+const LIMITS: [&str; 9] = [
+    "message",
+    "header_lines",
+    "start_line",
+    "pins",
+    "flows",
+    "moved_flows",
+    "unreachable",
+    "departed",
+    "series",
+];
 
 /// A listener's index in a message's facts is one byte.
 const MOST_LISTENERS: usize = 255;
@@ -59,6 +69,7 @@ impl Settings {
                 "timers" => timers(&mut faults, value, &mut settings.timers),
                 "health" => health(&mut faults, value, &mut settings.health),
                 "udp" => udp(&mut faults, value, &mut settings.udp),
+                "dns" => dns::dns(&mut faults, value, &mut settings.dns),
                 "admin" => admin(&mut faults, value, &mut settings.admin),
                 "log" => log(&mut faults, value, &mut settings.log),
                 "cluster" => faults.not_yet(key, "routers do not know each other so far; leave the section out"),
@@ -383,6 +394,7 @@ fn limits(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Limits) {
             "flows" => (&mut out.flows, 1..=1 << 28),
             "moved_flows" => (&mut out.moved_flows, 1..=1 << 28),
             "unreachable" => (&mut out.unreachable, 1..=1 << 28),
+            "departed" => (&mut out.departed, 1..=1 << 20),
             "series" => (&mut out.series, 1..=1 << 20),
             _ => {
                 faults.unknown_key(key, "[limits]", LIMITS);
@@ -583,13 +595,13 @@ fn bytes(
     }
 }
 
-fn set<T>(place: &mut T, value: Option<T>) {
+pub(super) fn set<T>(place: &mut T, value: Option<T>) {
     if let Some(value) = value {
         *place = value;
     }
 }
 
 /// All ranges above fit into 32 bits.
-fn as_usize(number: u64) -> usize {
+pub(super) fn as_usize(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }

@@ -118,12 +118,23 @@ fn every_setting_is_read() {
         flows = 10
         moved_flows = 11
         unreachable = 12
+        departed = 14
         series = 13
         [timers]
         grace = "500ms"
         [udp]
         receive_buffer = "4MiB"
         send_buffer = 65536
+        [dns]
+        servers = ["192.0.2.53", "[2001:db8::53]:5353"]
+        timeout = "2s"
+        wait = "500ms"
+        ttl_min = "1s"
+        ttl_max = "10m"
+        retry_max = "1m"
+        avoid = "5s"
+        addresses = 8
+        prefixes = ["10.0.0.0/8"]
         [admin]
         address = "192.0.2.1:9060"
         token = "0123456789abcdef"
@@ -142,9 +153,17 @@ fn every_setting_is_read() {
     assert_eq!((settings.limits.wire.message, settings.limits.wire.start_line), (32 << 10, 4096));
     let limits = &settings.limits;
     assert_eq!(
-        (limits.pins, limits.flows, limits.moved_flows, limits.unreachable, limits.series),
-        (1024, 10, 11, 12, 13)
+        (limits.pins, limits.flows, limits.moved_flows, limits.unreachable, limits.series, limits.departed),
+        (1024, 10, 11, 12, 13, 14)
     );
+    let dns = &settings.dns;
+    assert_eq!(
+        dns.servers,
+        ["192.0.2.53:53", "[2001:db8::53]:5353"].map(|text| text.parse().expect("address"))
+    );
+    let times = [dns.timeout, dns.wait, dns.ttl_min, dns.ttl_max, dns.retry_max, dns.avoid];
+    assert_eq!(times.map(|time| time.as_millis()), [2_000, 500, 1_000, 600_000, 60_000, 5_000]);
+    assert_eq!((dns.addresses, dns.prefixes.len()), (8, 1));
     assert_eq!(settings.timers.grace, Duration::from_millis(500));
     assert_eq!((settings.udp.receive_buffer, settings.udp.send_buffer), (4 << 20, 65_536));
     assert_eq!(settings.admin.token.as_deref(), Some("0123456789abcdef"));
@@ -187,6 +206,20 @@ level = "loud"
             "15:11: message: \"64 bytes\" is not a size such as \"64KiB\", \"8MiB\" or 65536",
             "17:9: unknown log level \"loud\" (error, warn, info, debug, trace, off; or directives such as \
              \"info,tidings::net=debug\")",
+        ]
+    );
+}
+
+#[test]
+fn dns_settings_that_cannot_be() {
+    assert_eq!(
+        faults(
+            "[dns]\nservers = [\"dns.example.com\"]\nttl_min = \"2m\"\nttl_max = \"1m\"\nprefixes = [\"ten\"]\n"
+        ),
+        [
+            "1:1: ttl_min is at least 1 s, and ttl_max no less than it",
+            "2:12: \"dns.example.com\" is not the address of a DNS server, such as \"192.0.2.53\" or \"127.0.0.1:5353\"",
+            "5:13: \"ten\" is not an address or prefix such as \"192.0.2.0/24\"",
         ]
     );
 }

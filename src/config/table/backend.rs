@@ -1,4 +1,5 @@
-//! `[[pool.backend]]`: a PBX by name and URI (SPEC 5.4). In this version the URI's host is an address and the transport UDP.
+//! `[[pool.backend]]`: a PBX by name and URI (SPEC 5.4). The URI's host is an address or a host name; in this version the
+//! transport is UDP.
 
 use std::{
     collections::HashMap,
@@ -9,8 +10,11 @@ use std::{
 use toml::de::{DeTable, DeValue};
 
 use super::{
-    super::document::{Faults, Text, Value, in_order, quoted},
-    AdminState, BackendSpec,
+    super::{
+        document::{Faults, Text, Value, in_order, quoted},
+        settings,
+    },
+    AdminState, BackendSpec, DnsName, Host,
 };
 use crate::wire::Transport;
 
@@ -19,11 +23,11 @@ const KEYS: [&str; 4] = ["name", "uri", "weight", "state"];
 /// A backend's index in its pool is 16 bits on the path.
 const MOST_BACKENDS: usize = 65_535;
 
-/// Backends of the pools before, by name: a name means one address in the whole table.
+/// Backends of the pools before, by name: a name means one URI's host and port in the whole table.
 #[derive(Default)]
 pub(super) struct Known {
-    by_name: HashMap<String, (SocketAddr, Transport, String, usize)>,
-    by_address: HashMap<(SocketAddr, Transport), String>,
+    by_name: HashMap<String, (Host, Transport, String, usize)>,
+    by_address: HashMap<(Host, Transport), String>,
 }
 
 /// Reads the backends of one pool.
@@ -50,9 +54,9 @@ pub(super) fn backends<'i>(
 }
 
 fn compare(faults: &mut Faults<'_>, backend: &BackendSpec, uri_at: Range<usize>, known: &mut Known) {
-    let address = (backend.addr, backend.transport);
+    let address = (backend.addr.clone(), backend.transport);
     match known.by_name.get(&backend.name) {
-        Some((addr, transport, uri, line)) if (*addr, *transport) != address => {
+        Some((addr, transport, uri, line)) if (addr, transport) != (&address.0, &address.1) => {
             let message = format!(
                 "backend {} has the URI {} in line {line}: one name means one address",
                 quoted(&backend.name),
@@ -63,7 +67,7 @@ fn compare(faults: &mut Faults<'_>, backend: &BackendSpec, uri_at: Range<usize>,
         }
         Some(_) => return,
         None => {
-            let entry = (backend.addr, backend.transport, backend.uri.clone(), backend.line);
+            let entry = (backend.addr.clone(), backend.transport, backend.uri.clone(), backend.line);
             known.by_name.insert(backend.name.clone(), entry);
         }
     }
@@ -145,8 +149,8 @@ fn admin_state(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<AdminState>
     }
 }
 
-/// Host as written (lower case, no brackets), address and transport of a backend's URI.
-fn parse_uri(faults: &mut Faults<'_>, text: &Text<'_>) -> Option<(String, SocketAddr, Transport)> {
+/// Host as written (lower case, no brackets), where it leads, and transport of a backend's URI.
+fn parse_uri(faults: &mut Faults<'_>, text: &Text<'_>) -> Option<(String, Host, Transport)> {
     match uri_parts(text.value) {
         Ok(parts) => Some(parts),
         Err(message) => {
@@ -156,7 +160,7 @@ fn parse_uri(faults: &mut Faults<'_>, text: &Text<'_>) -> Option<(String, Socket
     }
 }
 
-fn uri_parts(uri: &str) -> Result<(String, SocketAddr, Transport), String> {
+fn uri_parts(uri: &str) -> Result<(String, Host, Transport), String> {
     let (scheme, rest) = uri.split_once(':').ok_or("it has no scheme, such as sip:192.0.2.11:5060")?;
     match scheme.to_ascii_lowercase().as_str() {
         "sip" => {}
@@ -176,18 +180,21 @@ fn uri_parts(uri: &str) -> Result<(String, SocketAddr, Transport), String> {
     let transport = transport(params)?;
     let (host, port) = host_and_port(address)?;
     let port = match port {
-        Some(port) => port
-            .parse::<u16>()
-            .ok()
-            .filter(|port| *port > 0)
-            .ok_or_else(|| format!("{} is no port", quoted(port)))?,
-        None => transport.default_port(),
+        Some(port) => {
+            let number = port.parse::<u16>().ok().filter(|port| *port > 0);
+            Some(number.ok_or_else(|| format!("{} is no port", quoted(port)))?)
+        }
+        None => None,
     };
-    let ip = host.parse::<IpAddr>().map_err(|_| not_an_address(host))?;
+    let Ok(ip) = host.parse::<IpAddr>() else {
+        let host = host_name(host)?;
+        return Ok((host.clone(), Host::Name(DnsName { host, port }), transport));
+    };
     if ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::from([255, 255, 255, 255]) {
         return Err(format!("{ip} is not the address of one host"));
     }
-    Ok((host.to_ascii_lowercase(), SocketAddr::new(ip, port), transport))
+    let addr = SocketAddr::new(ip, port.unwrap_or(transport.default_port()));
+    Ok((host.to_ascii_lowercase(), addr.into(), transport))
 }
 
 fn host_and_port(address: &str) -> Result<(&str, Option<&str>), String> {
@@ -209,19 +216,18 @@ fn host_and_port(address: &str) -> Result<(&str, Option<&str>), String> {
     }
 }
 
-fn not_an_address(host: &str) -> String {
+/// A host name in lower case.
+fn host_name(host: &str) -> Result<String, String> {
     if host.is_empty() {
-        return "it names no host".to_owned();
+        return Err("it names no host".to_owned());
     }
-    let name = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
-    if host.bytes().all(name) && host.bytes().any(|byte| byte.is_ascii_alphabetic()) {
-        return format!(
-            "the host {} is a name, and names need DNS (SRV, A and AAAA records), which this version does not have yet: \
-             write the IP address",
-            quoted(host)
-        );
+    match settings::host_port(host) {
+        Some((name, None)) => Ok(name),
+        _ if host.bytes().any(|byte| byte.is_ascii_alphabetic()) => {
+            Err(format!("{} is neither a host name nor an IP address", quoted(host)))
+        }
+        _ => Err(format!("{} is not an IP address", quoted(host))),
     }
-    format!("{} is not an IP address", quoted(host))
 }
 
 fn transport(params: &str) -> Result<Transport, String> {
@@ -269,6 +275,9 @@ mod tests {
             expect("2001:db8::1", "[2001:db8::1]:5070")
         );
         assert_eq!(parts("sip:[2001:db8::1]"), expect("2001:db8::1", "[2001:db8::1]:5060"));
+        // A name keeps whether it has a port: without one SRV is asked first (RFC 3263 4.2).
+        assert_eq!(parts("sip:PBX.example.com"), expect("pbx.example.com", "pbx.example.com"));
+        assert_eq!(parts("sip:pbx1:5070;transport=udp"), expect("pbx1", "pbx1:5070"));
     }
 
     #[test]
@@ -278,7 +287,11 @@ mod tests {
             ("127.0.0.1", "no scheme"),
             ("sips:127.0.0.1", "TLS"),
             ("http:127.0.0.1", "scheme"),
-            ("sip:pbx.example.com", "DNS"),
+            ("sip:pbx_.example-.com:5060x", "no port"),
+            ("sip:pbx..example.com", "host name"),
+            ("sip:pbx.example.7", "host name"),
+            ("sip:pbx*", "host name"),
+            ("sip:pbx.example.com;transport=tcp", "only udp"),
             ("sip:", "no host"),
             ("sip:;lr", "no host"),
             ("sip:1.2.3.4:", "no port"),

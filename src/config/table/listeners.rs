@@ -6,7 +6,7 @@ use super::{
         document::{quoted, suggestion},
         settings::{ListenSpec, Side},
     },
-    ListenerUser, TableSpec,
+    BackendSpec, ListenerUser, TableSpec,
 };
 
 /// Faults of a table on a router with these listeners: names that are not there, and a pool's listener that cannot
@@ -52,6 +52,10 @@ fn unfit(spec: &TableSpec, pool: usize, listen: &ListenSpec) -> Option<String> {
         let (of, at) = (backend.transport.label(), listen.transport.label());
         return Some(format!("listener {name} speaks {at}, backend {} {of}", quoted(&backend.name)));
     }
-    let other = backends.iter().find(|backend| backend.addr.is_ipv4() != listen.address.is_ipv4())?;
+    // What a name resolves to is seen when it is resolved.
+    let of_another_family = |backend: &&BackendSpec| {
+        backend.addr.address().is_some_and(|addr| addr.is_ipv4() != listen.address.is_ipv4())
+    };
+    let other = backends.iter().find(of_another_family)?;
     Some(format!("listener {name} cannot reach backend {}: one is IPv4, the other IPv6", quoted(&other.name)))
 }

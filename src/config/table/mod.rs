@@ -16,7 +16,7 @@ mod read;
 mod rule;
 mod template;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::BTreeSet, fmt, net::SocketAddr, time::Duration};
 
 use ipnet::IpNet;
 
@@ -110,12 +110,75 @@ pub struct BackendSpec {
     pub uri: String,
     /// The host of the URI as written, lower case, without brackets or port.
     pub host: String,
-    pub addr: SocketAddr,
+    pub addr: Host,
     pub transport: Transport,
     /// At least 1; default 1.
     pub weight: u32,
     pub state: AdminState,
     pub line: usize,
+}
+
+/// Where a backend's URI leads.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Host {
+    Address(SocketAddr),
+    Name(DnsName),
+}
+
+/// A host name that DNS resolves (RFC 3263): with a port by A and AAAA, without by SRV first.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DnsName {
+    /// Lower case, as written otherwise.
+    pub host: String,
+    pub port: Option<u16>,
+}
+
+impl Host {
+    pub fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Host::Address(addr) => Some(*addr),
+            Host::Name(_) => None,
+        }
+    }
+
+    pub fn name(&self) -> Option<&DnsName> {
+        match self {
+            Host::Address(_) => None,
+            Host::Name(name) => Some(name),
+        }
+    }
+}
+
+impl From<SocketAddr> for Host {
+    fn from(addr: SocketAddr) -> Host {
+        Host::Address(addr)
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Address(addr) => addr.fmt(out),
+            Host::Name(name) => name.fmt(out),
+        }
+    }
+}
+
+impl fmt::Display for DnsName {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.port {
+            Some(port) => write!(out, "{}:{port}", self.host),
+            None => out.write_str(&self.host),
+        }
+    }
+}
+
+impl TableSpec {
+    /// The host names of its backends, each once.
+    pub fn names(&self) -> BTreeSet<&DnsName> {
+        let backends = self.pools.iter().flat_map(|pool| &pool.backends);
+        backends.filter_map(|backend| backend.addr.name()).collect()
+    }
 }
 
 #[derive(Clone, Debug)]

@@ -60,7 +60,7 @@ fn appendix_a_parses_as_it_stands() {
     let [pool] = &spec.pools[..] else { panic!("one pool") };
     assert_eq!((pool.name.as_str(), &pool.balance, pool.silence), ("presence", &Balance::Resource, true));
     let backend = &pool.backends[0];
-    assert_eq!(backend.addr, SocketAddr::from(([127, 0, 0, 11], 5060)));
+    assert_eq!(backend.addr, SocketAddr::from(([127, 0, 0, 11], 5060)).into());
     assert_eq!(
         (backend.weight, backend.state, backend.host.as_str()),
         (10, AdminState::Active, "127.0.0.11")
