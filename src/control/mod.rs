@@ -222,8 +222,21 @@ impl Router {
         process.set(ProcessGauge::Flows, self.shared.flows.len() as u64);
         process.set(ProcessGauge::MovedFlows, self.shared.moved.len() as u64);
         process.set(ProcessGauge::UnreachableFlows, self.shared.unreachable.len() as u64);
+        process.set(ProcessGauge::Calls, self.shared.calls.len() as u64);
+        process.set_backend_calls(self.backend_calls());
         process.set(ProcessGauge::Ready, self.is_ready().into());
         self.exporter.render()
+    }
+
+    /// Of each backend in the table once, whatever pools it is in.
+    fn backend_calls(&self) -> Vec<(Arc<str>, u64)> {
+        let table = self.tables.current().load_full();
+        let mut calls: Vec<_> =
+            table.pools.backends().map(|(_, backend)| (backend.name.clone(), backend.state.calls() as u64)).collect();
+        calls.sort();
+        calls.dedup();
+        calls.truncate(self.settings.limits.series);
+        calls
     }
 
     fn publish_limits(&self, start: Now) {
@@ -232,6 +245,7 @@ impl Router {
             (ProcessGauge::FlowsLimit, limits.flows),
             (ProcessGauge::MovedFlowsLimit, limits.moved_flows),
             (ProcessGauge::UnreachableFlowsLimit, limits.unreachable),
+            (ProcessGauge::CallsLimit, self.shared.calls.capacity()),
             (ProcessGauge::LimitMessage, limits.wire.message),
             (ProcessGauge::LimitHeaderLines, limits.wire.header_lines),
             (ProcessGauge::LimitStartLine, limits.wire.start_line),
@@ -300,6 +314,7 @@ async fn chores(router: Arc<Router>) {
             let now = net::now();
             router.shared.flows.sweep(now);
             router.shared.moved.sweep(now);
+            router.shared.calls.sweep(now);
             router.exporter.sweep(now.unix_s);
             router.tables.free();
         });

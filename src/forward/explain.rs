@@ -53,6 +53,9 @@ pub struct Choice {
     /// Why it is no candidate.
     pub excluded: Option<String>,
     pub score: f64,
+    /// What goes before the score: calls, round trip, priority.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured: Option<String>,
 }
 
 /// A message as it would be sent.
@@ -113,6 +116,7 @@ impl Recorder for Explanation {
             backend: candidate.name.to_owned(),
             excluded: candidate.excluded.map(str::to_owned),
             score: candidate.score,
+            measured: candidate.measured,
         };
         self.balance.get_or_insert_default().candidates.push(choice);
     }
@@ -166,7 +170,10 @@ impl Explanation {
         for choice in &balance.candidates {
             match &choice.excluded {
                 Some(why) => writeln!(f, "          {}: no candidate, {why}", choice.backend)?,
-                None => writeln!(f, "          {}: {:.4}", choice.backend, choice.score)?,
+                None => {
+                    let measured = choice.measured.as_ref().map_or(String::new(), |m| format!("{m}, "));
+                    writeln!(f, "          {}: {measured}{:.4}", choice.backend, choice.score)?
+                }
             }
         }
         Ok(())

@@ -7,14 +7,14 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use parking_lot::Mutex;
 
-use super::{Now, signs::Signs};
+use super::{Now, signs::Signs, tags::Tags};
 use crate::config::table::AdminState;
 
 /// What probes and signs say of a backend.
@@ -74,6 +74,12 @@ pub struct BackendState {
     told: Mutex<Told>,
     /// What cores write, apart from what they read.
     pub signs: Signs,
+    /// Calls that it carries, as `Calls` counts them.
+    pub(super) calls: AtomicUsize,
+    /// The counter behind its entity-tags.
+    pub tags: Tags,
+    /// Answers to publications of Asterisks that stop their publisher for good (SPEC 6.5).
+    pub stops: AtomicU64,
 }
 
 /// The last change of health or mark, for people.
@@ -186,6 +192,11 @@ impl BackendState {
     /// Of the last probe that it answered.
     pub fn last_rtt(&self) -> Option<Duration> {
         micros(&self.rtt_us)
+    }
+
+    /// Calls that it carries or that ring there.
+    pub fn calls(&self) -> usize {
+        self.calls.load(Relaxed)
     }
 
     /// One more measured. Control's only.

@@ -2,17 +2,21 @@
 
 mod aged;
 pub mod backend;
+pub mod calls;
 pub mod flows;
 pub mod moved;
 pub mod pins;
 pub mod signs;
+pub mod tags;
 pub mod unreachable;
 
 pub use backend::{BackendState, Health, Registry, State, Told};
+pub use calls::{Calls, Recorded};
 pub use flows::{Confirmed, Flows, Noted, Registration};
 pub use moved::Moved;
 pub use pins::{Pin, PinTarget, Pins};
 pub use signs::{BackOff, Sign, Signs};
+pub use tags::Tags;
 pub use unreachable::Unreachable;
 
 /// The time, read once per turn of a worker and passed in.

@@ -89,8 +89,30 @@ impl<'a> Work<'a> {
             self.pools.insert(&pool.name, at as u16);
             self.pool(pool)
         });
-        let pools = pools.collect();
+        let pools: Vec<Pool> = pools.collect();
+        self.tell_apart(&pools);
         Pools::new(pools, self.departed())
+    }
+
+    /// Entity-tags name a backend by half of its name's hash (SPEC 3.1): no two names may have one half.
+    fn tell_apart(&mut self, pools: &[Pool]) {
+        let mut named: HashMap<u32, &str> = HashMap::default();
+        for (pool, spec) in pools.iter().zip(&self.spec.pools) {
+            for backend in &pool.backends {
+                let other = *named.entry(backend.hash as u32).or_insert(&backend.name);
+                if *other != *backend.name {
+                    let line = spec.backends.iter().find(|b| *b.name == *backend.name).map_or(spec.line, |b| b.line);
+                    let name = &backend.name;
+                    self.fault(
+                        line,
+                        format!(
+                            "the table is refused: the names of backends \"{other}\" and \"{name}\" have one hash in \
+                             entity-tags: rename one of them"
+                        ),
+                    );
+                }
+            }
+        }
     }
 
     /// Those that the context believes, those that the table before believed, and those that it had. `Pools::new` drops
@@ -126,6 +148,9 @@ impl<'a> Work<'a> {
             panic: spec.panic,
             probe: spec.probe.clone(),
             migrate_after_ms: spec.migrate_after.as_millis() as u64,
+            limits_calls: spec.backends.iter().any(|backend| backend.max_calls.is_some()),
+            publish_expires_margin: spec.publish_expires_margin,
+            foreign_etag: spec.foreign_etag,
             backends: spec.backends.iter().filter_map(|backend| self.backend(spec, backend)).collect(),
         }
     }
@@ -156,6 +181,8 @@ impl<'a> Work<'a> {
             transport: spec.transport,
             host: spec.host.to_ascii_lowercase().into_bytes().into(),
             weight: spec.weight.max(1),
+            priority: spec.priority.unwrap_or_default(),
+            max_calls: spec.max_calls,
             admin: spec.state,
             uri: spec.uri.as_str().into(),
             hash: balance::name_hash(&spec.name),

@@ -18,14 +18,16 @@ pub enum MatchKey<'a> {
 }
 
 /// A backend that the balance looked at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Candidate<'a> {
     pub backend: BackendRef,
     pub name: &'a str,
-    /// Why it is none: `drain`, `off`, `sender`; `None` where it takes part.
+    /// Why it is none: `drain`, `off`, `max_calls`; `None` where it takes part.
     pub excluded: Option<&'static str>,
     /// Its rendezvous score; the highest wins.
     pub score: f64,
+    /// What goes before the score: calls, round trip, priority.
+    pub measured: Option<String>,
 }
 
 /// Sees each step of a decision. With `ON` false every call compiles to nothing.

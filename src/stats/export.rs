@@ -182,6 +182,9 @@ impl Exporter {
         for &of in ProcessGauge::ALL {
             gauge(recorder, of.metric(), &[], self.process.gauge(of));
         }
+        for (backend, calls) in self.process.backend_calls() {
+            gauge(recorder, &names::BACKEND_CALLS, &[&backend], calls);
+        }
         gauge(recorder, &names::PINS, &[], self.sum(|core| core.gauge(Gauge::Pins)));
         gauge(recorder, &names::PINS_LIMIT, &[], self.sum(|core| core.gauge(Gauge::PinsMax)));
         for (worker, core) in self.cores.iter().enumerate() {

@@ -19,6 +19,8 @@ numbers! {
         MovedFlowsLimit => MOVED_FLOWS_LIMIT;
         UnreachableFlows => UNREACHABLE_FLOWS;
         UnreachableFlowsLimit => UNREACHABLE_FLOWS_LIMIT;
+        Calls => CALLS;
+        CallsLimit => CALLS_LIMIT;
         LimitMessage => LIMIT_MESSAGE;
         LimitHeaderLines => LIMIT_HEADER_LINES;
         LimitStartLine => LIMIT_START_LINE;
@@ -48,6 +50,8 @@ pub struct Process {
     gauges: [AtomicU64; ProcessGauge::ALL.len()],
     counters: [AtomicU64; ProcessCounter::ALL.len()],
     table_source: Mutex<Arc<str>>,
+    /// Calls by backend, as of the last scrape.
+    backend_calls: Mutex<Vec<(Arc<str>, u64)>>,
 }
 
 impl Process {
@@ -62,6 +66,15 @@ impl Process {
     /// Where the table came from: a file, the API, the embedded default.
     pub fn set_table_source(&self, source: &str) {
         *self.table_source.lock() = Arc::from(source);
+    }
+
+    /// Calls by backend, each name once.
+    pub fn set_backend_calls(&self, calls: Vec<(Arc<str>, u64)>) {
+        *self.backend_calls.lock() = calls;
+    }
+
+    pub fn backend_calls(&self) -> Vec<(Arc<str>, u64)> {
+        self.backend_calls.lock().clone()
     }
 
     pub fn gauge(&self, gauge: ProcessGauge) -> u64 {

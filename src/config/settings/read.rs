@@ -34,8 +34,8 @@ const SECTIONS: [&str; 14] = [
 ];
 const LISTEN: [&str; 5] = ["name", "transport", "address", "side", "advertise"];
 const HEALTH: [&str; 5] = ["probes", "silence", "busy_sources", "busy_window", "longest_pause"];
-const LIMITS: [&str; 8] =
-    ["message", "header_lines", "start_line", "pins", "flows", "moved_flows", "unreachable", "series"];
+const LIMITS: [&str; 9] =
+    ["message", "header_lines", "start_line", "pins", "calls", "flows", "moved_flows", "unreachable", "series"];
 
 /// A listener's index in a message's facts is one byte.
 const MOST_LISTENERS: usize = 255;
@@ -380,6 +380,7 @@ fn limits(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Limits) {
             "header_lines" => (&mut out.wire.header_lines, 8..=10_000),
             "start_line" => (&mut out.wire.start_line, 256..=64 << 10),
             "pins" => (&mut out.pins, 64..=1 << 26),
+            "calls" => (&mut out.calls, 64..=1 << 26),
             "flows" => (&mut out.flows, 1..=1 << 28),
             "moved_flows" => (&mut out.moved_flows, 1..=1 << 28),
             "unreachable" => (&mut out.unreachable, 1..=1 << 28),
