@@ -3,6 +3,7 @@
 //! `start` makes everything in the order in which it can fail: keys and boot id, sockets, the table, then the workers.
 //! `cli::run` and `cli::demo` drive it; `admin` serves what `Router` shows. Nothing here touches a message.
 
+mod publishers;
 pub mod state_dir;
 pub mod tables;
 mod watch;
@@ -307,14 +308,16 @@ fn bind(settings: &mut Settings, workers: usize) -> Result<Bound, StartError> {
 async fn chores(router: Arc<Router>) {
     let mut second = tokio::time::interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let said = Arc::new(Mutex::new(publishers::Said::default()));
     loop {
         second.tick().await;
-        let router = router.clone();
+        let (router, said) = (router.clone(), said.clone());
         let chores = tokio::task::spawn_blocking(move || {
             let now = net::now();
             router.shared.flows.sweep(now);
             router.shared.moved.sweep(now);
             router.shared.calls.sweep(now);
+            said.lock().look(&router.tables.current().load().pools, now);
             router.exporter.sweep(now.unix_s);
             router.tables.free();
         });
