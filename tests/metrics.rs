@@ -58,6 +58,7 @@ impl House {
             self.process.add(counter, 1);
         }
         self.process.set_table_source("table.toml");
+        self.process.set_backend_calls(vec![("pbx1".into(), 3)]);
     }
 
     fn value(&self, series: &str) -> Option<f64> {
@@ -159,6 +160,16 @@ fn each_method_moves_its_own_series() {
     moves("tidings_pins", 5.0, &|| core.set(Gauge::Pins, 5));
     moves("tidings_pins_limit", 6.0, &|| core.set(Gauge::PinsMax, 6));
     moves("tidings_table_failures_total", 1.0, &|| house.process.add(ProcessCounter::TableFailures, 1));
+    moves(r#"tidings_tokens_forged_total{type="etag"}"#, 1.0, &|| core.add(Counter::ForgedEtag, 1));
+    moves(r#"tidings_publish_spared_total{kind="refresh"}"#, 1.0, &|| core.add(Counter::SparedRefreshes, 1));
+    moves(r#"tidings_publisher_stops_total{cause="challenge"}"#, 1.0, &|| {
+        core.add(Counter::PublisherChallenged, 1)
+    });
+    moves("tidings_calls_limit", 7.0, &|| house.process.set(ProcessGauge::CallsLimit, 7));
+    house.process.set_backend_calls(vec![("pbx1".into(), 0)]);
+    moves(r#"tidings_backend_calls{backend="pbx1"}"#, 5.0, &|| {
+        house.process.set_backend_calls(vec![("pbx1".into(), 5)])
+    });
     moves("tidings_flows_limit", 7.0, &|| house.process.set(ProcessGauge::FlowsLimit, 7));
 }
 
