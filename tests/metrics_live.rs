@@ -36,6 +36,9 @@ keys = [{ id = 3, key = "00112233445566778899aabbccddeeff" }]
 
 [admin]
 address = "off"
+
+[health]
+probes = 1
 "#;
 
 const TABLE: &str = r#"
@@ -54,6 +57,23 @@ probe = "off"
 [[pool.backend]]
 name = "far"
 uri = "sip:192.0.2.1:5060"
+
+[[pool]]
+name = "probed"
+probe = { interval = "200ms", timeout = "100ms", fall = 1 }
+
+[[pool.backend]]
+name = "lively"
+uri = "sip:127.61.1.12:5060"
+
+[[pool.backend]]
+name = "silent"
+uri = "sip:127.61.1.13:5060"
+
+[[rule]]
+name = "probed"
+match = { ruri = "^sip:probed@" }
+route = "probed"
 
 [[rule]]
 name = "refused"
@@ -379,6 +399,23 @@ fn limits_and_errors(house: &House) {
     house.until(&names::SEND_ERRORS, 1.0);
 }
 
+/// One backend that answers its probes and one that is silent, with room for one probe at a time.
+fn health(house: &House, silent: &Party) {
+    let lively = Party::new("127.61.1.12:5060");
+    for _ in 0..3 {
+        let probe = lively.hear("OPTIONS sip:127.61.1.12:5060 SIP/2.0");
+        let to = header(&probe, "Via").strip_prefix("SIP/2.0/UDP ").and_then(|via| via.split(';').next());
+        let to = to.expect("a probe names its address");
+        lively.socket.send_to(answer(&probe, "200 OK", "").as_bytes(), to).expect("send");
+    }
+    house.until(&names::BACKEND_RTT, 1e-6);
+    house.until(&names::BACKEND_TRANSITIONS, 1.0);
+    drop(lively);
+    house.until(&names::PROBES_DELAYED, 1.0);
+    house.until(&names::PROBES_UNDER_WAY, 1.0);
+    assert!(silent.hear("OPTIONS").contains("\r\nUser-Agent: Tidings\r\n"));
+}
+
 fn tables(house: &House) {
     let router = house.running.router();
     let put = |text: &str| house.running.runtime().block_on(router.put("a test", text.to_owned()));
@@ -423,16 +460,21 @@ fn every_metric_moves_in_a_running_router() {
     calls_on_record(&house);
     publications(&house);
     limits_and_errors(&house);
+    let silent = Party::new("127.61.1.13:5060");
+    health(&house, &silent);
     tables(&house);
     loop_lag(&house);
     kernel_drops(&house);
     house.until(&names::PINS, 1.0);
     house.until(&names::CALLS, 1.0);
+    house.until(&names::PROBES_UNDER_WAY, 1.0);
     let text = house.running.router().metrics();
     let still: Vec<&str> = names::ALL
         .iter()
         .map(|metric| metric.name)
-        .filter(|name| !NOT_FROM_OUTSIDE.contains(name) && house.value(name) == 0.0)
+        // A probe is under way for moments only: it was seen.
+        .filter(|name| !NOT_FROM_OUTSIDE.contains(name) && *name != names::PROBES_UNDER_WAY.name)
+        .filter(|name| house.value(name) == 0.0)
         .collect();
     assert!(still.is_empty(), "not moved: {still:?} in\n{text}");
     for series in [
@@ -440,6 +482,12 @@ fn every_metric_moves_in_a_running_router() {
         r#"tidings_package_requests_total{package="dialog",method="SUBSCRIBE"}"#,
         r#"tidings_backend_requests_total{pool="pbxs",backend="pbx1"}"#,
         r#"tidings_backend_responses_total{backend="pbx1",class="2xx"}"#,
+        r#"tidings_backend_state{backend="silent",state="down"}"#,
+        r#"tidings_backend_transitions_total{backend="silent",state="down"}"#,
+        r#"tidings_backend_probes_total{backend="silent",outcome="silent"}"#,
+        r#"tidings_backend_probes_total{backend="lively",outcome="answered"}"#,
+        r#"tidings_backend_noticed_total{backend="far",sign="icmp"}"#,
+        r#"tidings_backend_undeliverable_total{backend="far"}"#,
         r#"tidings_refused_total{cause="not_sip"}"#,
         r#"tidings_answers_total{code="489"}"#,
         r#"tidings_token_key_used_total{key="3"}"#,

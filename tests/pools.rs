@@ -11,7 +11,7 @@ use tidings::{
         Diagnostic, Names, Severity, Side, TableSpec,
         table::{ActionSpec, AdminState, Balance, MatchSpec, Piece, PoolSpec, Template},
     },
-    live::Registry,
+    live::{Health, Now, Registry},
     route::{Action, BackendRef, Candidate, Context, Peer, Pick, Pools, Recorder, Table, balance, compile},
     stats::SeriesRegistry,
     wire::Transport,
@@ -266,6 +266,80 @@ fn drained_and_off_backends_take_nothing_new() {
     }
     spec.backends[1].state = AdminState::Off;
     assert_eq!(pick(&of(vec![spec]), 0, &Sent::default(), None).0, Pick::None);
+}
+
+/// Where 100,000 users go in the pools as they are now.
+fn places_now(pools: &Pools) -> Vec<Option<u16>> {
+    let place = |n: u32| pools.rendezvous(0, balance::key_hash(format!("{n}@example.com").as_bytes()));
+    (0..100_000).map(place).collect()
+}
+
+fn set(pools: &Pools, index: u16, health: Health) {
+    pools.backend(at(0, index)).state.set_health(health, "a test", Now { mono_ms: 1, unix_s: 1 });
+}
+
+/// SPEC 5.3, 8: what is down or degraded is as one that left; it moves its own share (and at most 2 % more), and once it
+/// is back all is where it was. Two routers with one table agree at each moment.
+#[test]
+fn a_backend_that_dies_moves_its_own_share_and_its_recovery_brings_it_back() {
+    let spec = weighted(&[("a", 10), ("b", 20), ("c", 30), ("d", 40)]);
+    let (pools, other) = (of(vec![spec.clone()]), of(vec![spec]));
+    let before = places_now(&pools);
+    assert_eq!(before, places_now(&other));
+    for (gone, share) in [(0, 0.1), (1, 0.2), (2, 0.3), (3, 0.4)] {
+        for health in [Health::Down, Health::Degraded] {
+            set(&pools, gone, health);
+            set(&other, gone, health);
+            let after = places_now(&pools);
+            assert_eq!(after, places_now(&other));
+            let moved = before.iter().zip(&after).filter(|(was, is)| was != is).count();
+            assert!(before.iter().zip(&after).all(|(was, is)| was == is || *was == Some(gone)));
+            assert!(!after.contains(&Some(gone)) && (moved as f64) < (share + 0.02) * before.len() as f64);
+            set(&pools, gone, Health::Up);
+            set(&other, gone, Health::Up);
+            assert_eq!(places_now(&pools), before);
+        }
+    }
+    assert!(!pools.all_down());
+    (0..4).for_each(|index| set(&pools, index, Health::Down));
+    assert!(pools.all_down() && places_now(&pools).iter().all(Option::is_none));
+}
+
+/// SPEC 8.3: a pool that panics goes on as if all were up, without what is drained or off.
+#[test]
+fn a_pool_that_panics_places_by_marks_alone() {
+    let mut spec = weighted(&[("a", 10), ("b", 20), ("c", 30)]);
+    spec.panic = true;
+    let pools = of(vec![spec.clone()]);
+    let before = places_now(&pools);
+    set(&pools, 0, Health::Down);
+    assert!(!places_now(&pools).contains(&Some(0)), "no panic while others are up");
+    assert!(!pools.carries(at(0, 0)) && pools.carries(at(0, 1)));
+    set(&pools, 1, Health::Down);
+    set(&pools, 2, Health::Degraded);
+    assert_eq!(places_now(&pools), before);
+    assert!(pools.carries(at(0, 0)) && !pools.all_down());
+    spec.backends[1].state = AdminState::Drain;
+    let drained = of(vec![spec]);
+    set(&drained, 0, Health::Down);
+    set(&drained, 2, Health::Down);
+    let places = places_now(&drained);
+    assert!(places.contains(&Some(0)) && places.contains(&Some(2)) && !places.contains(&Some(1)));
+}
+
+#[test]
+fn the_operators_mark_goes_before_the_table() {
+    let mut spec = weighted(&[("a", 1), ("b", 1)]);
+    spec.backends[1].state = AdminState::Off;
+    let pools = of(vec![spec]);
+    let mark = |index, mark| pools.backend(at(0, index)).state.set_mark(mark, "", Now::default());
+    assert!(places_now(&pools).iter().all(|place| *place == Some(0)));
+    mark(0, Some(AdminState::Drain));
+    mark(1, Some(AdminState::Active));
+    assert!(places_now(&pools).iter().all(|place| *place == Some(1)));
+    assert!(pools.carries(at(0, 0)));
+    mark(1, None);
+    assert!(pools.all_down() && !pools.carries(at(0, 1)));
 }
 
 #[test]

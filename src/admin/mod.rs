@@ -4,6 +4,7 @@
 //! Nothing here touches a message on its way.
 
 mod api;
+mod backends;
 mod guard;
 
 use std::{io, net::SocketAddr, sync::Arc};
@@ -59,6 +60,8 @@ fn service(router: Arc<Router>) -> axum::Router {
         .route("/api/v1/reload", post(api::reload))
         .route("/api/v1/rollback", post(api::rollback))
         .route("/api/v1/explain", post(api::explain))
+        .route("/api/v1/backends", get(backends::list))
+        .route("/api/v1/backends/{name}/state", post(backends::mark))
         .layer(DefaultBodyLimit::max(LARGEST_TABLE))
         .layer(middleware::from_fn_with_state(router.clone(), guard::check));
     // Probes of orchestrators carry no token and learn nothing.
@@ -82,11 +85,10 @@ async fn healthz(State(router): State<Arc<Router>>) -> (StatusCode, String) {
     }
 }
 
-/// Takes traffic: from the start of the workers until the stop begins.
-async fn readyz(State(router): State<Arc<Router>>) -> (StatusCode, &'static str) {
-    if router.is_ready() {
-        (StatusCode::OK, "ready\n")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+/// Takes traffic: from the start of the workers until the stop begins, while any backend takes requests.
+async fn readyz(State(router): State<Arc<Router>>) -> (StatusCode, String) {
+    match router.unready() {
+        None => (StatusCode::OK, "ready\n".to_owned()),
+        Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
     }
 }

@@ -1,6 +1,8 @@
 //! The command line: one file for each command. Faults are one clear line on stderr, `tidings: …`, and an exit code that
 //! is not 0; diagnostics of files stand before it, all at once.
 
+mod api;
+mod backends;
 mod check;
 pub mod demo;
 mod explain;
@@ -41,6 +43,8 @@ enum Command {
     Explain(explain::Args),
     /// Make the running router read its table again
     Reload(reload::Args),
+    /// List the running router's backends; drain one, activate it, take it off
+    Backends(backends::Args),
     /// Show it all on this machine: router, three small PBXs, phones, a publisher
     Demo(demo::Args),
 }
@@ -88,6 +92,7 @@ pub fn run() -> ExitCode {
         Command::Check(args) => return check::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Reload(args) => reload::run(&args),
+        Command::Backends(args) => backends::run(&args),
         Command::Demo(args) => return demo::run(&args),
     };
     match outcome {

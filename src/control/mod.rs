@@ -3,12 +3,15 @@
 //! `start` makes everything in the order in which it can fail: keys and boot id, sockets, the table, then the workers.
 //! `cli::run` and `cli::demo` drive it; `admin` serves what `Router` shows. Nothing here touches a message.
 
+pub mod backends;
+mod health;
 mod publishers;
 pub mod state_dir;
 pub mod tables;
 mod watch;
 
 use std::{
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     path::PathBuf,
@@ -95,12 +98,12 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     let mut sockets = bind(&mut settings, count)?;
     let series = Arc::new(SeriesRegistry::new(settings.limits.series));
     let process = Arc::new(Process::default());
-    let ground = Ground {
-        settings: settings.clone(),
-        registry: Registry::default(),
-        series: series.clone(),
-        process: process.clone(),
-    };
+    let registry = Registry::default();
+    if let Some(dir) = &state_dir {
+        registry.remember(dir.restarts()?);
+    }
+    let ground =
+        Ground { settings: settings.clone(), registry, series: series.clone(), process: process.clone() };
     let tables = Arc::new(Tables::new(ground, source).map_err(StartError::Refused)?);
     let setup = Arc::new(Setup::new(&settings, ring, boot, now));
     let shared = Arc::new(Shared::new(&settings));
@@ -130,8 +133,9 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     };
     router.publish_limits(now);
     let router = Arc::new(router);
-    runtime.spawn(chores(router.clone()));
+    runtime.spawn(chores(router.clone(), state_dir));
     runtime.spawn(watch::watch(router.clone()));
+    runtime.spawn(health::watch(router.clone(), u64::from_le_bytes(state_dir::random()?)));
     Ok(Running { router, runtime })
 }
 
@@ -203,9 +207,22 @@ impl Router {
         outcome
     }
 
-    /// True from the first turn of the workers until the stop begins, while all of them turn.
+    /// Why it is not ready for traffic; `None` from the first turn of the workers until the stop begins, while all of
+    /// them turn and any backend takes requests (SPEC 8.3).
+    pub fn unready(&self) -> Option<&'static str> {
+        if !self.ready.load(Ordering::Acquire) {
+            Some("it stops")
+        } else if self.stuck(net::now()).is_some() {
+            Some("a worker does not turn")
+        } else if self.tables.current().load().pools.all_down() {
+            Some("no backend takes requests")
+        } else {
+            None
+        }
+    }
+
     pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire) && self.stuck(net::now()).is_none()
+        self.unready().is_none()
     }
 
     /// A worker that has not turned for ten seconds.
@@ -224,20 +241,8 @@ impl Router {
         process.set(ProcessGauge::MovedFlows, self.shared.moved.len() as u64);
         process.set(ProcessGauge::UnreachableFlows, self.shared.unreachable.len() as u64);
         process.set(ProcessGauge::Calls, self.shared.calls.len() as u64);
-        process.set_backend_calls(self.backend_calls());
         process.set(ProcessGauge::Ready, self.is_ready().into());
-        self.exporter.render()
-    }
-
-    /// Of each backend in the table once, whatever pools it is in.
-    fn backend_calls(&self) -> Vec<(Arc<str>, u64)> {
-        let table = self.tables.current().load_full();
-        let mut calls: Vec<_> =
-            table.pools.backends().map(|(_, backend)| (backend.name.clone(), backend.state.calls() as u64)).collect();
-        calls.sort();
-        calls.dedup();
-        calls.truncate(self.settings.limits.series);
-        calls
+        self.exporter.render(&self.backend_samples())
     }
 
     fn publish_limits(&self, start: Now) {
@@ -252,6 +257,7 @@ impl Router {
             (ProcessGauge::LimitStartLine, limits.wire.start_line),
             (ProcessGauge::SeriesLimit, limits.series),
             (ProcessGauge::Workers, self.settings.workers.count),
+            (ProcessGauge::ProbesLimit, self.settings.health.probes),
         ];
         for (gauge, value) in gauges {
             self.process.set(gauge, value as u64);
@@ -305,13 +311,15 @@ fn bind(settings: &mut Settings, workers: usize) -> Result<Bound, StartError> {
 }
 
 /// Once a second: what has expired ends, what nobody holds is freed.
-async fn chores(router: Arc<Router>) {
+async fn chores(router: Arc<Router>, state_dir: Option<StateDir>) {
+    let written = Arc::new(Mutex::new(router.tables.registry().restarts()));
     let mut second = tokio::time::interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let said = Arc::new(Mutex::new(publishers::Said::default()));
     loop {
         second.tick().await;
-        let (router, said) = (router.clone(), said.clone());
+        let (router, state_dir) = (router.clone(), state_dir.clone());
+        let (written, said) = (written.clone(), said.clone());
         let chores = tokio::task::spawn_blocking(move || {
             let now = net::now();
             router.shared.flows.sweep(now);
@@ -320,8 +328,23 @@ async fn chores(router: Arc<Router>) {
             said.lock().look(&router.tables.current().load().pools, now);
             router.exporter.sweep(now.unix_s);
             router.tables.free();
+            router.tables.registry().sweep(now.unix_s);
+            if let Some(dir) = &state_dir {
+                keep_restarts(dir, &router.tables.registry().restarts(), &mut written.lock());
+            }
         });
         // A panic in one is a bug; the next second they are tried again.
         let _ = chores.await;
     }
+}
+
+/// Writes the restarts of backends where there are new ones; what fails is tried with the next one.
+fn keep_restarts(dir: &StateDir, seen: &BTreeMap<String, u64>, written: &mut BTreeMap<String, u64>) {
+    if seen == written {
+        return;
+    }
+    if let Err(error) = dir.write_restarts(seen) {
+        tracing::warn!(%error, "restarts of backends cannot be kept in the state directory");
+    }
+    written.clone_from(seen);
 }

@@ -1,10 +1,11 @@
-//! The state directory: what must outlive a restart and belongs to this router alone (SPEC 3.1): the boot id, and the
-//! token key where none is configured.
+//! The state directory: what must outlive a restart and belongs to this router alone (SPEC 3.1): the boot id, the token
+//! key where none is configured, and when backends were seen to restart.
 //!
 //! It is `state_dir` of the settings, else systemd's `$STATE_DIRECTORY`. Without one the router works, but tokens of
 //! before a restart are void: that is said once, at start.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     io::Write as _,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
@@ -64,6 +65,29 @@ impl StateDir {
         };
         replace(&path, format!("{boot}\n").as_bytes()).map_err(fault)?;
         Ok(boot)
+    }
+
+    /// When backends were last seen to restart (`restarts`, lines of `seconds name`): entity-tags of before are void
+    /// (SPEC 6.2). What cannot be read is not there.
+    pub fn restarts(&self) -> Result<BTreeMap<String, u64>, StartError> {
+        let path = self.path.join("restarts");
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StartError::State { path, error });
+            }
+            read => read.unwrap_or_default(),
+        };
+        let line = |line: &str| {
+            let (seconds, name) = line.split_once(' ')?;
+            Some((name.to_owned(), seconds.parse().ok()?))
+        };
+        Ok(text.lines().filter_map(line).collect())
+    }
+
+    pub fn write_restarts(&self, restarts: &BTreeMap<String, u64>) -> io::Result<()> {
+        // No name of a table holds a control character.
+        let text: String = restarts.iter().map(|(name, at)| format!("{at} {name}\n")).collect();
+        replace(&self.path.join("restarts"), text.as_bytes())
     }
 
     /// The router's own key ring (`token.key`), made at first need.
@@ -133,6 +157,18 @@ mod tests {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
+    }
+
+    #[test]
+    fn restarts_are_read_as_they_were_written() {
+        let scratch = Scratch::new("restarts");
+        let dir = StateDir::open(scratch.0.clone()).expect("a directory in /tmp");
+        assert!(dir.restarts().expect("none yet").is_empty());
+        let seen = BTreeMap::from([("pbx 1".to_owned(), 1_700_000_000), ("pbx2".to_owned(), 5)]);
+        dir.write_restarts(&seen).expect("written");
+        assert_eq!(dir.restarts().expect("read"), seen);
+        fs::write(dir.path.join("restarts"), "rubbish\n7 pbx3\n-1 x\n").expect("written");
+        assert_eq!(dir.restarts().expect("read"), BTreeMap::from([("pbx3".to_owned(), 7)]));
     }
 
     #[test]

@@ -222,6 +222,11 @@ impl Tables {
         &self.current
     }
 
+    /// Run-time state of every backend, by name.
+    pub fn registry(&self) -> &Registry {
+        &self.ground.registry
+    }
+
     /// The file that is read again, where there is one.
     pub fn file(&self) -> Option<&Path> {
         match &self.source {

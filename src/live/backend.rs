@@ -5,6 +5,7 @@
 //! cores notice themselves (ICMP errors, 503s) they leave in `signs`; control picks it up and asks the backend.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -72,6 +73,7 @@ pub struct BackendState {
     rtt_us: AtomicU64,
     smoothed_us: AtomicU64,
     told: Mutex<Told>,
+    pub counts: Counts,
     /// What cores write, apart from what they read.
     pub signs: Signs,
     /// Calls that it carries, as `Calls` counts them.
@@ -80,6 +82,38 @@ pub struct BackendState {
     pub tags: Tags,
     /// Answers to publications of Asterisks that stop their publisher for good (SPEC 6.5).
     pub stops: AtomicU64,
+}
+
+/// What becomes of probes, as metrics say it: order of `Counts::probes`.
+pub const PROBES: [&str; 5] = ["answered", "silent", "refused", "unreachable", "unsent"];
+
+/// What made control probe at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Noticed {
+    Icmp,
+    Busy,
+    Silence,
+}
+
+impl Noticed {
+    pub const ALL: [Noticed; 3] = [Noticed::Icmp, Noticed::Busy, Noticed::Silence];
+
+    pub const fn label(self) -> &'static str {
+        match self {
+            Noticed::Icmp => "icmp",
+            Noticed::Busy => "busy",
+            Noticed::Silence => "silence",
+        }
+    }
+}
+
+/// What control counts.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// By place in `PROBES`.
+    pub probes: [AtomicU64; 5],
+    /// By `Noticed`.
+    pub noticed: [AtomicU64; 3],
 }
 
 /// The last change of health or mark, for people.
@@ -263,11 +297,16 @@ fn micros(of: &AtomicU64) -> Option<Duration> {
     Some(of.load(Relaxed)).filter(|us| *us > 0).map(Duration::from_micros)
 }
 
-/// All backends ever seen in a table, by name.
+/// The backends of the tables that are held, by name, and those that the operator marked.
 #[derive(Debug, Default)]
 pub struct Registry {
     states: Mutex<ahash::HashMap<String, Arc<BackendState>>>,
+    /// Restarts of those that have no state now, seconds since 1970.
+    restarts: Mutex<BTreeMap<String, u64>>,
 }
+
+/// So long a restart is remembered of a backend that has left: what was published before is over by then.
+const RESTARTS_S: u64 = 86_400;
 
 impl Registry {
     /// The state of the backend `name`; made at first sight.
@@ -277,6 +316,9 @@ impl Registry {
             return state.clone();
         }
         let state = Arc::new(BackendState::new(name, unix_s));
+        if let Some(at) = self.restarts.lock().remove(name) {
+            state.note_restart(at);
+        }
         states.insert(name.to_owned(), state.clone());
         state
     }
@@ -288,8 +330,31 @@ impl Registry {
 
     /// Forgets those that no table holds, but never one that the operator has marked: it may come back. Called by
     /// control, so that names which change for ever fill no memory.
-    pub fn sweep(&self) {
-        self.states.lock().retain(|_, state| Arc::strong_count(state) > 1 || state.mark().is_some());
+    pub fn sweep(&self, unix_s: u64) {
+        let mut restarts = self.restarts.lock();
+        restarts.retain(|_, at| unix_s < *at + RESTARTS_S);
+        drop(restarts);
+        self.states.lock().retain(|name, state| {
+            let kept = Arc::strong_count(state) > 1 || state.mark().is_some();
+            if !kept && state.restarted_at() > 0 {
+                self.restarts.lock().insert(name.clone(), state.restarted_at());
+            }
+            kept
+        });
+    }
+
+    /// Every restart that was seen, by name, for the state directory (SPEC 3.1).
+    pub fn restarts(&self) -> BTreeMap<String, u64> {
+        let mut restarts = self.restarts.lock().clone();
+        let states = self.states.lock();
+        let seen = states.values().filter(|state| state.restarted_at() > 0);
+        restarts.extend(seen.map(|state| (state.name.clone(), state.restarted_at())));
+        restarts
+    }
+
+    /// What the state directory knows of before this process.
+    pub fn remember(&self, restarts: BTreeMap<String, u64>) {
+        *self.restarts.lock() = restarts;
     }
 
     pub fn len(&self) -> usize {
@@ -356,8 +421,14 @@ mod tests {
         let held = registry.state("held", 1);
         registry.state("gone", 1);
         registry.state("marked", 1).set_mark(Some(AdminState::Off), "", at(1));
-        registry.sweep();
+        registry.state("gone", 1).note_restart(5);
+        registry.sweep(10);
         assert_eq!((registry.len(), registry.find("gone").is_none()), (2, true));
+        assert_eq!(registry.restarts(), [("gone".to_owned(), 5)].into());
+        assert_eq!(registry.state("gone", 20).restarted_at(), 5, "its restart is remembered");
+        registry.sweep(30);
+        registry.sweep(5 + RESTARTS_S);
+        assert!(registry.restarts().is_empty(), "for a day");
         assert!(Arc::ptr_eq(&held, &registry.state("held", 9)));
         assert_eq!(registry.state("marked", 9).mark(), Some(AdminState::Off));
     }

@@ -10,7 +10,7 @@ pub mod signs;
 pub mod tags;
 pub mod unreachable;
 
-pub use backend::{BackendState, Health, Registry, State, Told};
+pub use backend::{BackendState, Health, Noticed, PROBES, Registry, State, Told};
 pub use calls::{Calls, Recorded};
 pub use flows::{Confirmed, Flows, Noted, Registration};
 pub use moved::Moved;

@@ -40,6 +40,8 @@ pub enum Sign {
     Unreachable = 2,
     /// 503 with Retry-After for several sources.
     Busy = 4,
+    /// The operator wants to know.
+    Asked = 8,
 }
 
 /// On cache lines of its own: cores write it while others read the state beside it.
@@ -63,7 +65,8 @@ impl Signs {
         self.raise(sign);
     }
 
-    fn raise(&self, sign: Sign) {
+    /// Asks for a probe at once.
+    pub fn raise(&self, sign: Sign) {
         // Most of a burst find it raised and write nothing.
         if self.pending.load(Relaxed) & sign as u8 == 0 {
             self.pending.fetch_or(sign as u8, Relaxed);

@@ -20,6 +20,14 @@ use crate::wire::{Method, Reason, Transport};
 
 const METADATA: Metadata<'static> = Metadata::new("tidings", Level::INFO, None);
 
+/// One series that is counted elsewhere.
+pub struct Sample {
+    pub metric: &'static Metric,
+    /// In the order of the metric's.
+    pub labels: Vec<Arc<str>>,
+    pub value: f64,
+}
+
 /// Renders the numbers of all cores and of the process.
 pub struct Exporter {
     cores: Vec<Arc<CoreStats>>,
@@ -79,8 +87,14 @@ impl Exporter {
         }
     }
 
-    /// The text of a scrape: metrics by name, series by their labels.
-    pub fn render(&self) -> String {
+    /// When a request last left for a backend and when a response last came, by the latest of the cores.
+    pub fn backend_times(&self, series: u32) -> (u64, u64) {
+        let times = self.cores.iter().map(|core| core.backend_times(series));
+        times.fold((0, 0), |(asked, heard), (a, h)| (asked.max(a), heard.max(h)))
+    }
+
+    /// The text of a scrape: metrics by name, series by their labels. `samples`: what others count.
+    pub fn render(&self, samples: &[Sample]) -> String {
         let recorder = PrometheusBuilder::new().build_recorder();
         for metric in names::ALL {
             let help = SharedString::const_str(metric.help);
@@ -93,6 +107,15 @@ impl Exporter {
         self.messages(&recorder);
         self.series(&recorder);
         self.scalars(&recorder);
+        for Sample { metric, labels, value } in samples {
+            let labels: Vec<&str> = labels.iter().map(|label| &**label).collect();
+            let key = key(metric, &labels);
+            match metric.kind {
+                MetricKind::Counter => recorder.register_counter(&key, &METADATA).absolute(*value as u64),
+                MetricKind::Gauge => recorder.register_gauge(&key, &METADATA).set(*value),
+                MetricKind::Histogram => {}
+            }
+        }
         let mut text = sorted(&recorder.handle().render());
         self.histogram(&mut text, &names::FORWARD, CoreStats::latency_histogram);
         self.histogram(&mut text, &names::LOOP_LAG, CoreStats::lag_histogram);
@@ -182,9 +205,6 @@ impl Exporter {
         for &of in ProcessGauge::ALL {
             gauge(recorder, of.metric(), &[], self.process.gauge(of));
         }
-        for (backend, calls) in self.process.backend_calls() {
-            gauge(recorder, &names::BACKEND_CALLS, &[&backend], calls);
-        }
         gauge(recorder, &names::PINS, &[], self.sum(|core| core.gauge(Gauge::Pins)));
         gauge(recorder, &names::PINS_LIMIT, &[], self.sum(|core| core.gauge(Gauge::PinsMax)));
         for (worker, core) in self.cores.iter().enumerate() {
@@ -219,6 +239,26 @@ impl Exporter {
 
     fn sum(&self, of: impl Fn(&CoreStats) -> u64) -> u64 {
         self.cores.iter().fold(0, |total, core| total.wrapping_add(of(core)))
+    }
+
+    /// Requests by (pool, backend), as `tidings_backend_requests_total` has them.
+    pub fn backend_requests_now(&self) -> BTreeMap<(u32, u32), u64> {
+        let spent = self.spent.lock();
+        let mut requests = self.backend_requests();
+        for (pair, count) in &mut requests {
+            *count = count.wrapping_sub(spent.requests.get(pair).copied().unwrap_or(0));
+        }
+        requests
+    }
+
+    /// Responses of a backend, by class from 1xx on.
+    pub fn backend_responses_now(&self, series: u32) -> [u64; 6] {
+        let spent = self.spent.lock();
+        std::array::from_fn(|at| {
+            let class = at as u8 + 1;
+            let before = spent.responses.get(&(series, class)).copied().unwrap_or(0);
+            self.sum(|core| core.backend_responses(series, class)).wrapping_sub(before)
+        })
     }
 
     fn named(&self, kind: SeriesKind) -> BTreeMap<u32, Arc<str>> {
@@ -292,7 +332,7 @@ mod tests {
         cores[0].set(Gauge::Pins, 3);
         cores[1].set(Gauge::Pins, 4);
         cores[1].latency(2_000, 5);
-        let text = exporter.render();
+        let text = exporter.render(&[]);
         let messages =
             r#"tidings_messages_total{direction="in",kind="request",method="NOTIFY",transport="udp"}"#;
         assert_eq!(value(&text, messages), Some(2.0));
@@ -302,7 +342,7 @@ mod tests {
         assert_eq!(value(&text, r#"tidings_forward_seconds_bucket{le="+Inf"}"#), Some(5.0));
         assert_eq!(value(&text, "tidings_forward_seconds_sum"), Some(0.00001));
         assert_eq!(value(&text, "tidings_forward_seconds_count"), Some(5.0));
-        assert_eq!(text, exporter.render(), "two scrapes of the same numbers are the same text");
+        assert_eq!(text, exporter.render(&[]), "two scrapes of the same numbers are the same text");
     }
 
     #[test]
@@ -321,20 +361,20 @@ mod tests {
         for core in cores.iter().chain(&cores) {
             count(core);
         }
-        assert_eq!(value(&exporter.render(), r#"tidings_rule_hits_total{rule="old",tag=""}"#), Some(4.0));
+        assert_eq!(value(&exporter.render(&[]), r#"tidings_rule_hits_total{rule="old",tag=""}"#), Some(4.0));
 
         registry.commit(100);
         exporter.sweep(100 + LINGER - 1);
-        assert!(exporter.render().contains(r#""old""#), "ten minutes have not passed");
+        assert!(exporter.render(&[]).contains(r#""old""#), "ten minutes have not passed");
         exporter.sweep(100 + LINGER);
-        assert!(!exporter.render().contains(r#""old""#));
+        assert!(!exporter.render(&[]).contains(r#""old""#));
 
         for kind in SeriesKind::ALL {
             assert_eq!(registry.series(kind, "new", None), 1);
         }
         registry.commit(1000);
         count(&cores[1]);
-        let text = exporter.render();
+        let text = exporter.render(&[]);
         assert_eq!(value(&text, r#"tidings_rule_hits_total{rule="new",tag=""}"#), Some(1.0));
         let series = [
             r#"tidings_package_requests_total{package="new",method="SUBSCRIBE"}"#,
@@ -350,7 +390,7 @@ mod tests {
     fn names_from_the_table_are_escaped() {
         let (exporter, _, registry) = exporter(1);
         registry.series(SeriesKind::Rule, "a \"quoted\\\" name\nof two lines", None);
-        let text = exporter.render();
+        let text = exporter.render(&[]);
         assert!(text.contains(r#"rule="a \"quoted\\\" name\nof two lines""#), "{text}");
     }
 }

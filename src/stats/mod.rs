@@ -12,7 +12,7 @@ mod series;
 
 pub use self::{
     core::{BUCKETS, CoreStats, DEFAULT_BOUND, Direction},
-    export::Exporter,
+    export::{Exporter, Sample},
     process::{Process, ProcessCounter, ProcessGauge},
     series::{LINGER, OTHER, SeriesKind, SeriesRegistry},
 };

@@ -70,6 +70,26 @@ metrics! {
         "Requests that left for this backend.";
     BACKEND_RESPONSES: Counter Count "tidings_backend_responses_total" ["backend", "class"]
         "Responses from this backend, by class.";
+    BACKEND_STATE: Gauge Count "tidings_backend_state" ["backend", "state"]
+        "1 for the state in which the backend is, 0 for the others.";
+    BACKEND_TRANSITIONS: Counter Count "tidings_backend_transitions_total" ["backend", "state"]
+        "Changes of a backend's state, by the state that it came into.";
+    BACKEND_RTT: Gauge Seconds "tidings_backend_rtt_seconds" ["backend"]
+        "Round trip of a backend's probes, smoothed.";
+    BACKEND_LAST_RTT: Gauge Seconds "tidings_backend_last_rtt_seconds" ["backend"]
+        "Round trip of the last probe that a backend answered.";
+    BACKEND_PROBES: Counter Count "tidings_backend_probes_total" ["backend", "outcome"]
+        "Probes of a backend, by what became of them.";
+    BACKEND_NOTICED: Counter Count "tidings_backend_noticed_total" ["backend", "sign"]
+        "Signs that something is wrong with a backend, which had it probed at once.";
+    BACKEND_UNDELIVERABLE: Counter Count "tidings_backend_undeliverable_total" ["backend"]
+        "Messages to a backend for which an ICMP error came back.";
+    PROBES_UNDER_WAY: Gauge Count "tidings_probes_under_way" []
+        "Probes that wait for their answer.";
+    PROBES_LIMIT: Gauge Count "tidings_probes_limit" []
+        "Most probes under way at one time.";
+    PROBES_DELAYED: Counter Count "tidings_probes_delayed_total" []
+        "Probes that were due while there was no room for them.";
     ANSWERS: Counter Count "tidings_answers_total" ["code"]
         "Responses that the router made itself.";
     REFUSED: Counter Count "tidings_refused_total" ["cause"]

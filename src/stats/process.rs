@@ -31,6 +31,8 @@ numbers! {
         TablePools => TABLE_POOLS;
         TableBackends => TABLE_BACKENDS;
         Workers => WORKERS;
+        ProbesUnderWay => PROBES_UNDER_WAY;
+        ProbesLimit => PROBES_LIMIT;
         Ready => READY;
         StartTime => START_TIME;
     }
@@ -41,6 +43,8 @@ numbers! {
     ProcessCounter {
         TableSwaps => TABLE_SWAPS;
         TableFailures => TABLE_FAILURES;
+        /// Probes that were due while there was no room.
+        ProbesDelayed => PROBES_DELAYED;
     }
 }
 
@@ -50,8 +54,6 @@ pub struct Process {
     gauges: [AtomicU64; ProcessGauge::ALL.len()],
     counters: [AtomicU64; ProcessCounter::ALL.len()],
     table_source: Mutex<Arc<str>>,
-    /// Calls by backend, as of the last scrape.
-    backend_calls: Mutex<Vec<(Arc<str>, u64)>>,
 }
 
 impl Process {
@@ -66,15 +68,6 @@ impl Process {
     /// Where the table came from: a file, the API, the embedded default.
     pub fn set_table_source(&self, source: &str) {
         *self.table_source.lock() = Arc::from(source);
-    }
-
-    /// Calls by backend, each name once.
-    pub fn set_backend_calls(&self, calls: Vec<(Arc<str>, u64)>) {
-        *self.backend_calls.lock() = calls;
-    }
-
-    pub fn backend_calls(&self) -> Vec<(Arc<str>, u64)> {
-        self.backend_calls.lock().clone()
     }
 
     pub fn gauge(&self, gauge: ProcessGauge) -> u64 {

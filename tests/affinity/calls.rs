@@ -82,10 +82,10 @@ impl House {
         let bye = call
             .invite
             .clone()
-            .with("CSeq", "2 BYE")
             .with("To", format!("<sip:1000@example.com>;tag={}", call.tag))
-            .routes(&routes);
-        let bye = Request { method: "BYE".into(), ..bye }.to(&format!("sip:{}", self.pbxs[call.home].address));
+            .routes(&routes)
+            .into_method("BYE", 2)
+            .to(&format!("sip:{}", self.pbxs[call.home].address));
         let (home, got) = self.place(&bye).expect("the BYE passes");
         assert_eq!(home, call.home);
         self.answer(home, &got, "200 OK", "");
@@ -160,7 +160,7 @@ fn retransmissions_stay_on_their_backend_and_count_once() {
     house.answer(home, &got, "200 OK", "t1");
     assert_eq!(house.all(), 5.0, "a retransmitted 200 counts once");
     let to = "<sip:1000@example.com>;tag=t1";
-    let ack = Request { method: "ACK".into(), ..invite.clone().with("CSeq", "1 ACK").with("To", to) };
+    let ack = invite.clone().with("To", to).into_method("ACK", 1);
     assert_eq!(house.place(&ack).map(|(n, _)| n), Some(home), "the ACK follows its INVITE's pin");
     let call = Call { invite: invite.clone(), got: got.clone(), home, tag: "t1".into() };
     house.bye(&call);
@@ -172,7 +172,7 @@ fn retransmissions_stay_on_their_backend_and_count_once() {
     for _ in 0..4 {
         house.call();
     }
-    let cancel = Request { method: "CANCEL".into(), ..ringing.clone().with("CSeq", "1 CANCEL") };
+    let cancel = ringing.clone().into_method("CANCEL", 1);
     assert_eq!(house.place(&cancel).map(|(n, _)| n), Some(home));
 }
 
@@ -265,8 +265,8 @@ fn a_call_toward_a_phone_counts_for_the_pbx_that_makes_it() {
     house.phone.answer(house.scene.phones(), &got, "200 OK", "p", &contact);
     house.pbxs[0].expect("SIP/2.0 200");
     assert_eq!((house.counted(0), house.all()), (1.0, 1.0));
-    let bye = invite.with("CSeq", "2 BYE").with("To", "<sip:alice@example.com>;tag=p");
-    house.pbxs[0].send(house.scene.pbxs(), Request { method: "BYE".into(), ..bye }.text());
+    let bye = invite.with("To", "<sip:alice@example.com>;tag=p").into_method("BYE", 2);
+    house.pbxs[0].send(house.scene.pbxs(), bye.text());
     house.phone.expect("BYE ");
     assert_eq!(house.all(), 0.0);
 }

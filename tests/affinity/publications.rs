@@ -312,7 +312,11 @@ fn an_old_key_verifies_and_a_removed_one_is_412() {
     const OLD: &str = "{ id = 1, key = \"00112233445566778899aabbccddeeff\" }";
     const NEW: &str = "{ id = 2, key = \"ffeeddccbbaa99887766554433221100\" }";
     let net = 181;
-    let with = |keys: String| Layout { keys, ..Layout::new(net) }.start(&table(net, &[1]));
+    let with = |keys: String| {
+        let mut layout = Layout::new(net);
+        layout.keys = keys;
+        layout.start(&table(net, &[1]))
+    };
     let scene = with(OLD.into());
     let _pbx = Compositor::start(scene.at(11), ASTERISK);
     let phone = Publisher::phone(&scene, 31, "1000");

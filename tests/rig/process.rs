@@ -108,6 +108,12 @@ impl Process {
         signal_pid(self.child.id(), signal);
     }
 
+    /// Sends a signal to this pid and to its children's: a program that serves by several processes stops or dies whole.
+    pub fn signal_all(&self, signal: &str) {
+        let pids = [vec![self.child.id()], children_of(self.child.id())].concat();
+        pids.into_iter().for_each(|pid| signal_pid(pid, signal));
+    }
+
     /// Resident memory in KiB.
     #[track_caller]
     pub fn resident_kib(&self) -> u64 {

@@ -414,7 +414,12 @@ fn health(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Health) {
     for (key, value) in in_order(table) {
         match key.get_ref().as_ref() {
             "probes" => set(&mut out.probes, faults.integer("probes", value, 1..=10_000).map(as_usize)),
-            "silence" => set(&mut out.silence, time(faults, "silence", value, hour)),
+            "silence" => match time(faults, "silence", value, hour) {
+                Some(time) if time < Duration::from_millis(100) => {
+                    faults.error(value.span(), "silence: less than 100 ms");
+                }
+                time => set(&mut out.silence, time),
+            },
             "busy_sources" => {
                 set(&mut out.busy_sources, faults.integer("busy_sources", value, 1..=8).map(as_usize));
             }

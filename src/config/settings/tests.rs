@@ -57,6 +57,26 @@ fn appendix_a_parses_as_it_stands() {
 }
 
 #[test]
+fn health_has_its_limits() {
+    let Health { probes, silence, busy_sources, busy_window, longest_pause } = good(
+        "[health]\nprobes = 8\nsilence = \"500ms\"\nbusy_sources = 1\nbusy_window = \"1m\"\nlongest_pause = \"30s\"\n",
+    )
+    .health;
+    let seconds = [busy_window, longest_pause].map(|time| time.as_secs());
+    assert_eq!((probes, silence.as_millis(), busy_sources, seconds), (8, 500, 1, [60, 30]));
+    assert_eq!(
+        faults("[health]\nprobes = 0\nsilence = \"99ms\"\nbusy_sources = 9\nbusy_window = 3\nprobs = 1\n"),
+        [
+            "2:10: probes: \"0\" is not between 1 and 10000",
+            "3:11: silence: less than 100 ms",
+            "4:16: busy_sources: \"9\" is not between 1 and 8",
+            "5:15: busy_window: expected a time such as \"30s\", \"500ms\" or \"5m\", found an integer",
+            "6:1: unknown key \"probs\" in [health], did you mean \"probes\"?",
+        ]
+    );
+}
+
+#[test]
 fn an_empty_file_is_the_defaults() {
     let settings = good("");
     assert_eq!(settings.listen.len(), 1);

@@ -20,7 +20,27 @@ const MOST_COMPARISONS: usize = 5_000_000;
 
 pub(super) fn lint(faults: &mut Faults<'_>, spec: &TableSpec, places: &Places) {
     pools(faults, spec, places);
+    probes(faults, spec, places);
     unreachable_rules(faults, spec, places);
+}
+
+/// A backend is one, whatever pools it is in: it is probed as the first of them that has probes says.
+fn probes(faults: &mut Faults<'_>, spec: &TableSpec, places: &Places) {
+    let mut first: HashMap<&str, &PoolSpec> = HashMap::new();
+    for (pool, at) in spec.pools.iter().zip(&places.pools) {
+        let differs = pool.backends.iter().find_map(|backend| {
+            let known = *first.entry(&backend.name).or_insert(pool);
+            (known.probe != pool.probe).then_some((backend, known))
+        });
+        if let Some((backend, known)) = differs {
+            let [pool, backend, known] = [&pool.name, &backend.name, &known.name].map(|name| quoted(name));
+            let message = format!(
+                "backend {backend} is in pool {known} too, whose probe is another: it is probed as the first pool with \
+                 probes says, and its state holds in both"
+            );
+            faults.warning(*at..*at, format!("pool {pool}: {message}"));
+        }
+    }
 }
 
 fn pools(faults: &mut Faults<'_>, spec: &TableSpec, places: &Places) {

@@ -1,0 +1,156 @@
+//! The backends as people see them: what the API lists, what the operator marks, what a scrape tells (SPEC 5.6, 11.5).
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use super::Router;
+use crate::{
+    config::table::AdminState,
+    live::{BackendState, Health, Noticed, PROBES, Sign, State},
+    net,
+    route::{Backend, Pools},
+    stats::{OTHER, Sample, names},
+};
+
+/// One backend of one pool.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Listed {
+    pub name: String,
+    pub pool: String,
+    pub uri: String,
+    pub address: String,
+    pub transport: &'static str,
+    pub weight: u32,
+    pub state: State,
+    pub health: Health,
+    /// What the table says, and the operator's mark, which goes before it.
+    pub table: AdminState,
+    pub mark: Option<AdminState>,
+    /// The last change of health or mark.
+    pub since_unix_s: u64,
+    pub why: String,
+    pub probed: bool,
+    /// Round trip of its probes in milliseconds, smoothed and of the last.
+    pub rtt_ms: Option<f64>,
+    pub last_rtt_ms: Option<f64>,
+    /// Last sign that it restarted.
+    pub restarted_unix_s: Option<u64>,
+    /// Requests that left for it by this pool; responses from it, by class, and messages to it that came back, by any.
+    pub requests: u64,
+    pub responses: BTreeMap<String, u64>,
+    pub undeliverable: u64,
+    /// Calls that it carries or that ring there: a drain is done when there are none.
+    pub calls: usize,
+    /// Answers of it that stop Asterisk publishers for good (SPEC 6.5).
+    pub publisher_stops: u64,
+    /// Responses 5xx and 6xx, and what came back.
+    pub errors: u64,
+}
+
+impl Router {
+    /// All of the table in force, in the file's order.
+    pub fn backends(&self) -> Vec<Listed> {
+        let pools = self.tables.current().load().pools.clone();
+        let requests = self.exporter.backend_requests_now();
+        let listed = pools.backends().map(|(at, backend)| {
+            let pool = pools.pool(at.pool);
+            let told = backend.state.told();
+            let responses = self.exporter.backend_responses_now(backend.series);
+            let undeliverable = backend.state.signs.undeliverable();
+            let errors = responses[4] + responses[5] + undeliverable;
+            let millis = |rtt: Option<std::time::Duration>| rtt.map(|rtt| rtt.as_micros() as f64 / 1000.0);
+            Listed {
+                name: backend.name.to_string(),
+                pool: pool.name.to_string(),
+                uri: backend.uri.to_string(),
+                address: backend.addr.to_string(),
+                transport: backend.transport.label(),
+                weight: backend.weight,
+                state: backend.state.state(backend.admin),
+                health: backend.state.health(),
+                table: backend.admin,
+                mark: backend.state.mark(),
+                since_unix_s: told.since_unix_s,
+                why: told.why,
+                probed: pool.probe.is_some(),
+                rtt_ms: millis(backend.state.rtt()),
+                last_rtt_ms: millis(backend.state.last_rtt()),
+                restarted_unix_s: Some(backend.state.restarted_at()).filter(|at| *at > 0),
+                requests: requests.get(&(pool.series, backend.series)).copied().unwrap_or(0),
+                responses: (1..=6).zip(responses).map(|(class, n)| (format!("{class}xx"), n)).collect(),
+                undeliverable,
+                calls: backend.state.calls(),
+                publisher_stops: backend.state.stops.load(Relaxed),
+                errors,
+            }
+        });
+        listed.collect()
+    }
+
+    /// The operator's word for a backend of the table in force, in all its pools. `Active` is the table's own word where
+    /// the table says so everywhere. False where there is no such backend.
+    pub fn mark(&self, name: &str, mark: AdminState) -> bool {
+        let pools = self.tables.current().load().pools.clone();
+        let named: Vec<&Backend> = backends_named(&pools, name).collect();
+        let Some(first) = named.first() else { return false };
+        let active = mark == AdminState::Active && named.iter().all(|b| b.admin == AdminState::Active);
+        let word = match mark {
+            AdminState::Active => "activate",
+            AdminState::Drain => "drain",
+            AdminState::Off => "off",
+        };
+        let why = format!("operator: {word}");
+        if first.state.set_mark(if active { None } else { Some(mark) }, &why, net::now()) {
+            let state = first.state.state(first.admin);
+            tracing::info!(backend = name, %why, "backend is {}", state.label());
+        }
+        // Whoever activates a backend wants to know whether it lives.
+        first.state.signs.raise(Sign::Asked);
+        true
+    }
+
+    /// Series of the backends, for a scrape. Those beyond the bound of series have none.
+    pub(super) fn backend_samples(&self) -> Vec<Sample> {
+        let pools = self.tables.current().load().pools.clone();
+        let mut seen = HashSet::new();
+        let first = pools.backends().filter(|(_, b)| b.series != OTHER && seen.insert(b.series));
+        let mut samples = Vec::new();
+        for (_, backend) in first {
+            sample(backend, &mut samples);
+        }
+        samples
+    }
+}
+
+fn backends_named<'p>(pools: &'p Pools, name: &str) -> impl Iterator<Item = &'p Backend> {
+    pools.backends().map(|(_, backend)| backend).filter(move |backend| *backend.name == *name)
+}
+
+fn sample(backend: &Backend, out: &mut Vec<Sample>) {
+    let name = &backend.name;
+    let of: &BackendState = &backend.state;
+    let mut push = |metric, label: Option<&str>, value: f64| {
+        let labels = std::iter::once(name.clone()).chain(label.map(Arc::from)).collect();
+        out.push(Sample { metric, labels, value });
+    };
+    let (state, told) = (of.state(backend.admin), of.told());
+    for (each, entered) in State::ALL.into_iter().zip(told.entered) {
+        push(&names::BACKEND_STATE, Some(each.label()), f64::from(u8::from(each == state)));
+        push(&names::BACKEND_TRANSITIONS, Some(each.label()), entered as f64);
+    }
+    for (label, count) in PROBES.iter().zip(&of.counts.probes) {
+        push(&names::BACKEND_PROBES, Some(label), count.load(Relaxed) as f64);
+    }
+    for (sign, count) in Noticed::ALL.into_iter().zip(&of.counts.noticed) {
+        push(&names::BACKEND_NOTICED, Some(sign.label()), count.load(Relaxed) as f64);
+    }
+    push(&names::BACKEND_CALLS, None, of.calls() as f64);
+    push(&names::BACKEND_UNDELIVERABLE, None, of.signs.undeliverable() as f64);
+    for (metric, rtt) in [(&names::BACKEND_RTT, of.rtt()), (&names::BACKEND_LAST_RTT, of.last_rtt())] {
+        if let Some(rtt) = rtt {
+            push(metric, None, rtt.as_secs_f64());
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! One backend as it is watched: when it is probed next, what its silence and the cores' signs mean, and the change of
+//! its health with the one log line of it.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
+use super::{
+    judge::{Judge, Outcome},
+    probe::Target,
+};
+use crate::{
+    config::table::{AdminState, ProbeSpec},
+    live::{BackendState, Health, Noticed, Now, Sign, State},
+    route::Backend,
+    stats::OTHER,
+};
+
+/// Between two probes of one backend, at least, whatever the signs say.
+const APART_MS: u64 = 100;
+/// Beyond its timeout no probe is under way: its task is lost.
+const LOST_MS: u64 = 5_000;
+
+pub(super) struct Watch {
+    pub state: Arc<BackendState>,
+    /// Of its requests and responses.
+    pub series: u32,
+    pub due_ms: u64,
+    /// What the table says of it, where it is first named.
+    admin: AdminState,
+    /// `None`: no pool of it has probes.
+    target: Option<Arc<Target>>,
+    judge: Judge,
+    started_ms: u64,
+    under_way: bool,
+    /// It was due while there was no room.
+    delayed: bool,
+    /// The last probe could not be sent; said once.
+    unsent: bool,
+    /// Since when requests to it have met with no response at all, in `Now::mono_ms`; 0: no such time.
+    unheard_ms: u64,
+    /// What was asked before it was watched does not count.
+    watched_ms: u64,
+}
+
+impl Watch {
+    pub fn new(backend: &Backend, probe: Option<&ProbeSpec>, seed: u64, now: Now) -> Watch {
+        let target = target(backend, probe);
+        // The first probes of all backends are spread over an interval.
+        let interval = target.as_ref().map_or(0, |target| millis(target.rules.interval)).max(1);
+        let due_ms = now.mono_ms + xxh3_64_with_seed(backend.name.as_bytes(), seed) % interval;
+        Watch {
+            state: backend.state.clone(),
+            series: backend.series,
+            due_ms,
+            admin: backend.admin,
+            target,
+            judge: Judge::default(),
+            started_ms: 0,
+            under_way: false,
+            delayed: false,
+            unsent: false,
+            unheard_ms: 0,
+            watched_ms: now.mono_ms,
+        }
+    }
+
+    /// It stands in another pool too.
+    pub fn or_probe(&mut self, backend: &Backend, probe: Option<&ProbeSpec>) {
+        self.target = self.target.take().or_else(|| target(backend, probe));
+    }
+
+    /// Takes over from the watch of the table before.
+    pub fn go_on(&mut self, before: Watch, now: Now) {
+        let same = before.target == self.target;
+        self.due_ms = if same { before.due_ms } else { now.mono_ms };
+        self.judge = before.judge;
+        self.started_ms = before.started_ms;
+        self.under_way = before.under_way;
+        self.delayed = before.delayed;
+        self.unsent = before.unsent;
+        self.unheard_ms = before.unheard_ms;
+        self.watched_ms = before.watched_ms;
+    }
+
+    pub fn is_probed(&self) -> bool {
+        self.target.is_some()
+    }
+
+    /// Takes what the cores left: `asked` and `heard` are when a request last went there and a response last came.
+    pub fn notice(&mut self, (asked, heard): (u64, u64), silence_ms: u64, now: Now) {
+        let signs = self.state.signs.take();
+        if signs & (Sign::Refused as u8 | Sign::Unreachable as u8) != 0 {
+            self.sign(Noticed::Icmp, now);
+        }
+        if signs & Sign::Busy as u8 != 0 {
+            self.sign(Noticed::Busy, now);
+            self.judge.pause(self.state.signs.busy_until_ms());
+        }
+        if signs & Sign::Asked as u8 != 0 {
+            self.prompt(now);
+        }
+        if self.is_silent(asked, heard, silence_ms, now) {
+            self.sign(Noticed::Silence, now);
+        }
+        let health = self.state.health();
+        if health == Health::Degraded || signs & Sign::Busy as u8 != 0 && health == Health::Up {
+            let verdict = self.judge.alive(now.mono_ms, || "its pause is over".to_owned());
+            if verdict.0 == Health::Up {
+                self.prompt(now);
+            }
+            self.settle(verdict, now);
+        }
+    }
+
+    fn is_silent(&mut self, asked: u64, heard: u64, silence_ms: u64, now: Now) -> bool {
+        // Those beyond the bound of series share one time, which says nothing of any.
+        if self.series == OTHER || asked <= self.watched_ms || asked <= heard {
+            self.unheard_ms = 0;
+            return false;
+        }
+        if self.unheard_ms == 0 || heard >= self.unheard_ms {
+            self.unheard_ms = asked;
+        }
+        let silent = now.mono_ms.saturating_sub(self.unheard_ms) >= silence_ms;
+        if silent {
+            // Not again before another window has passed.
+            self.unheard_ms = now.mono_ms;
+        }
+        silent
+    }
+
+    fn sign(&mut self, noticed: Noticed, now: Now) {
+        self.state.counts.noticed[noticed as usize].fetch_add(1, Relaxed);
+        self.prompt(now);
+    }
+
+    /// To be probed as soon as may be.
+    fn prompt(&mut self, now: Now) {
+        self.due_ms = self.due_ms.min(now.mono_ms.max(self.started_ms + APART_MS));
+    }
+
+    pub fn is_due(&self, now: Now) -> bool {
+        let Some(target) = &self.target else { return false };
+        let lost_ms = self.started_ms + millis(target.rules.timeout) + LOST_MS;
+        let due_ms = if self.under_way { lost_ms } else { self.due_ms };
+        now.mono_ms >= due_ms && self.state.state(self.admin) != State::Off
+    }
+
+    /// There is no room. True where that is new.
+    pub fn delay(&mut self) -> bool {
+        !std::mem::replace(&mut self.delayed, true)
+    }
+
+    pub fn start(&mut self, now: Now) -> Option<Arc<Target>> {
+        self.started_ms = now.mono_ms;
+        self.under_way = true;
+        self.delayed = false;
+        // Unless a sign comes meanwhile, what becomes of it says when the next is due.
+        self.due_ms = u64::MAX;
+        self.target.clone()
+    }
+
+    /// What became of its probe; `random` spreads the next one.
+    pub fn probed(&mut self, outcome: Outcome, longest_pause_s: u32, random: u64, now: Now) {
+        self.under_way = false;
+        self.state.counts.probes[outcome.index()].fetch_add(1, Relaxed);
+        let Some(target) = self.target.clone() else { return };
+        if let Outcome::Answered { rtt, .. } = outcome {
+            self.state.measured(rtt);
+        }
+        let unsent = std::mem::replace(&mut self.unsent, outcome == Outcome::Unsent);
+        if self.unsent && !unsent {
+            tracing::warn!(backend = %self.state.name, local = %target.local, "its probes cannot be sent from here");
+        }
+        let verdict =
+            self.judge.probed(self.state.health(), outcome, &target.rules, longest_pause_s, now.mono_ms);
+        self.settle(verdict, now);
+        let (interval, timeout) = (millis(target.rules.interval), millis(target.rules.timeout));
+        let next = if self.judge.is_undecided(self.state.health(), &target.rules) {
+            now.mono_ms + timeout.min(interval)
+        } else {
+            // A tenth sooner or later, so that backends which began together do not stay together.
+            let spread = interval / 5 + 1;
+            self.started_ms + interval - interval / 10
+                + xxh3_64_with_seed(self.state.name.as_bytes(), random) % spread
+        };
+        self.due_ms = self.due_ms.min(next.max(now.mono_ms));
+    }
+
+    /// The verdict, told once.
+    pub fn settle(&mut self, (health, why): (Health, String), now: Now) {
+        let before = self.state.health();
+        if !self.state.set_health(health, &why, now) {
+            return;
+        }
+        let (backend, was, is) = (&self.state.name, label(before), label(health));
+        match health {
+            Health::Up => tracing::info!(%backend, was, %why, "backend is {is}"),
+            Health::Degraded | Health::Down => tracing::warn!(%backend, was, %why, "backend is {is}"),
+        }
+    }
+}
+
+fn label(health: Health) -> &'static str {
+    match health {
+        Health::Up => State::Up.label(),
+        Health::Degraded => State::Degraded.label(),
+        Health::Down => State::Down.label(),
+    }
+}
+
+fn target(backend: &Backend, probe: Option<&ProbeSpec>) -> Option<Arc<Target>> {
+    probe.map(|rules| {
+        Arc::new(Target {
+            uri: backend.uri.clone(),
+            address: backend.addr,
+            local: backend.local.ip(),
+            rules: rules.clone(),
+        })
+    })
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    duration.as_millis() as u64
+}
