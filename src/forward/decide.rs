@@ -148,7 +148,9 @@ impl Proxy {
         };
         let by_mark = || hops.by_mark(mark, pool);
         let hop = match rule.action {
-            Action::Route(pool) => by_mark().unwrap_or_else(|| self.balance(request, &facts, hops, pool, rec)),
+            Action::Route(pool) => {
+                by_mark().unwrap_or_else(|| self.balance(request, &facts, hops, pool, rec))
+            }
             Action::Flow => by_mark().unwrap_or_else(|| hops.by_flow(&request.routes.uri)),
             Action::RequestUri => by_mark().unwrap_or_else(|| {
                 let hop = hops.by_uri(&request.routes.uri)?;

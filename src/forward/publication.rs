@@ -70,7 +70,7 @@ impl Proxy {
     }
 
     /// The answer to a PUBLISH whose tag is of no use, where it is not 412 (SPEC 6.3): Asterisk would take that for a
-    /// reason to publish the empty body of its refresh. False where there is none.
+    /// reason to publish the empty body of its refresh.
     pub(super) fn spares(&self, request: &Request<'_>, reason: Reason) -> Option<Spared> {
         let asterisk = request.package.is_some_and(is_asterisk);
         if !asterisk || reason.code() != Reason::EtagForged.code() {
@@ -85,7 +85,8 @@ impl Proxy {
         }
     }
 
-    /// Edits the answer to a PUBLISH. `key_id`: of the via token that `publication` stood in.
+    /// Edits the answer to a PUBLISH. `key_id`: of the via token that `publication` stood in. `dry`: nothing is learnt from
+    /// it (`explain`).
     pub(super) fn publication_answered(
         &mut self,
         turn: &Turn<'_>,
@@ -199,7 +200,9 @@ impl Hops<'_> {
 
 /// What the via token of a PUBLISH carries; `None` where it does not go to a backend of the table.
 pub fn carried(request: &Request<'_>, plan: &Plan<'_>, text: &mut Vec<u8>) -> Option<Publication> {
-    let (Method::Publish, Hop::Backend { at: Some(at), .. }) = (request.method, plan.hop) else { return None };
+    let (Method::Publish, Hop::Backend { at: Some(at), .. }) = (request.method, plan.hop) else {
+        return None;
+    };
     let asterisk = request.package.is_some_and(is_asterisk);
     let pools = &request.table.pools;
     let margin = pools.pool(at.pool).publish_expires_margin;
@@ -220,7 +223,9 @@ pub fn edit(view: &View<'_>, publication: &Publication, unwrap: bool, edits: &mu
         let start = field.value.start;
         edits.cut(Span { start, end: start + EtagToken::LEN as u32 });
     }
-    if let (Some(field), Some(seconds), 1..) = (view.first(HeaderId::Expires), expires(view), publication.margin) {
+    if let (Some(field), Some(seconds), 1..) =
+        (view.first(HeaderId::Expires), expires(view), publication.margin)
+    {
         let raised = seconds.saturating_add(publication.margin.into());
         edits.replace_with(field.value, |t| {
             // A Vec takes all that is written.
@@ -230,7 +235,9 @@ pub fn edit(view: &View<'_>, publication: &Publication, unwrap: bool, edits: &mu
 }
 
 fn lower_expires(view: &View<'_>, margin: u16, edits: &mut Edits) {
-    let (Some(field), Some(1..), 1..) = (view.first(HeaderId::Expires), expires(view), margin) else { return };
+    let (Some(field), Some(1..), 1..) = (view.first(HeaderId::Expires), expires(view), margin) else {
+        return;
+    };
     let answered = expires(view).unwrap_or_default();
     edits.replace_with(field.value, |t| {
         let _ = write!(t, "{}", answered.saturating_sub(margin.into()).max(1));

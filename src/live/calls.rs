@@ -203,7 +203,11 @@ mod tests {
         calls.end(7, at(3));
         calls.end(7, at(3));
         assert_eq!((pbx.calls(), calls.len()), (0, 0));
-        assert_eq!(calls.put(7, &pbx, CALL_S, at(34)), Recorded::Known, "a 2xx that was overtaken by its BYE");
+        assert_eq!(
+            calls.put(7, &pbx, CALL_S, at(34)),
+            Recorded::Known,
+            "a 2xx that was overtaken by its BYE"
+        );
         assert_eq!(pbx.calls(), 0);
         assert_eq!(calls.put(7, &pbx, CALL_S, at(90)), Recorded::New);
     }

@@ -61,7 +61,8 @@ impl Tags {
     /// A minute is over: what was the highest when it began can be given no more.
     fn turn(&self, now: Now) {
         let (since, second) = (self.since.load(Relaxed), now.mono_ms / 1000 + 1);
-        if second < since + SETTLE_S || self.since.compare_exchange(since, second, Relaxed, Relaxed).is_err() {
+        if second < since + SETTLE_S || self.since.compare_exchange(since, second, Relaxed, Relaxed).is_err()
+        {
             return;
         }
         let highest = self.highest.load(Relaxed);

@@ -101,7 +101,8 @@ impl<'a> Work<'a> {
             for backend in &pool.backends {
                 let other = *named.entry(backend.hash as u32).or_insert(&backend.name);
                 if *other != *backend.name {
-                    let line = spec.backends.iter().find(|b| *b.name == *backend.name).map_or(spec.line, |b| b.line);
+                    let line =
+                        spec.backends.iter().find(|b| *b.name == *backend.name).map_or(spec.line, |b| b.line);
                     let name = &backend.name;
                     self.fault(
                         line,

@@ -366,9 +366,9 @@ impl Backend {
     fn measured(&self, balance: &Balance) -> Option<String> {
         match balance {
             Balance::LeastCalls => Some(format!("{} calls", self.state.calls())),
-            Balance::LeastLatency => {
-                Some(self.state.rtt().map_or("no round trip yet".to_owned(), |rtt| format!("round trip {rtt:?}")))
-            }
+            Balance::LeastLatency => Some(
+                self.state.rtt().map_or("no round trip yet".to_owned(), |rtt| format!("round trip {rtt:?}")),
+            ),
             Balance::Priority => Some(format!("priority {}", self.priority)),
             _ => None,
         }

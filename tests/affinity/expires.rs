@@ -18,8 +18,7 @@ fn table(net: u8, margin: &str) -> String {
 fn refreshed_at_expiry(net: u8, margin: &str) -> Vec<u16> {
     let scene = Scene::start(net, &table(net, margin));
     let asterisk = Compositor::start(scene.at(11), Kind::Asterisk(0));
-    let publisher =
-        Publisher { package: "asterisk-devicestate", ..Publisher::phone(&scene, 31, "devices") };
+    let publisher = Publisher { package: "asterisk-devicestate", ..Publisher::phone(&scene, 31, "devices") };
     let first = publisher.publish(None, Some(2), "{\"device\":\"PJSIP/1000\"}");
     assert_eq!((first.code, first.expires), (200, Some(2)), "as long as was asked for");
     let mut answered = Instant::now();

@@ -27,8 +27,7 @@ fn table(net: u8, weights: [u32; 2], states: [&str; 2]) -> String {
 fn kamailio_keeps_its_publications_through_swaps_weights_drain_and_restart() {
     let net = 197;
     let scene = Scene::start(net, &table(net, [1, 1], ["active", "active"]));
-    let mut servers =
-        vec![Kamailio::start("127.40.197.11:5060"), Kamailio::start("127.40.197.12:5060")];
+    let mut servers = vec![Kamailio::start("127.40.197.11:5060"), Kamailio::start("127.40.197.12:5060")];
     let publisher = |n: u8| Publisher::phone(&scene, 31 + n, &format!("10{n:02}"));
     let publishers: Vec<Publisher> = (0..8).map(publisher).collect();
     let mut tags: Vec<String> = publishers

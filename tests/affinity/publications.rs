@@ -41,7 +41,8 @@ fn put(scene: &Scene, table: &str) {
 fn a_publication_stays_with_its_asterisk_whatever_the_table_says_now() {
     let scene = Scene::start(170, &table(170, &[1, 2, 3]));
     let pbxs = pbxs(&scene, ASTERISK, 3);
-    let phone = |n: u32| Publisher { uri: format!("sip:10{n:02}@example.com"), ..Publisher::phone(&scene, 31, "") };
+    let phone =
+        |n: u32| Publisher { uri: format!("sip:10{n:02}@example.com"), ..Publisher::phone(&scene, 31, "") };
     let mut tags = BTreeMap::new();
     for n in 0..24 {
         let phone = phone(n);
@@ -171,8 +172,7 @@ fn a_foreign_tag_is_412_where_there_are_several_backends_unless_the_pool_lets_it
 fn an_asterisk_is_spared_the_412_of_a_refresh_and_of_a_remove() {
     let scene = Scene::start(176, &table(176, &[1, 2]));
     let pbxs = pbxs(&scene, ASTERISK, 2);
-    let publisher =
-        Publisher { package: "asterisk-devicestate", ..Publisher::phone(&scene, 31, "devices") };
+    let publisher = Publisher { package: "asterisk-devicestate", ..Publisher::phone(&scene, 31, "devices") };
     let tag = publisher.begin();
     let taken = pbxs[0].count() + pbxs[1].count();
     put(&scene, &table(176, &[1, 2]).replace("transport=udp\"", "transport=udp\"\nstate = \"off\""));
@@ -213,10 +213,14 @@ fn a_tag_passes_no_rule_that_would_stop_its_publish() {
     publisher.party.send(scene.phones(), modify("x").text());
     scene.settle();
     publisher.party.expect_nothing(Duration::from_millis(20));
-    put(&scene, &(pools.clone() + &rule("filter", "mailbox_state_filter = \"^2000\"", "route = \"presence\"")));
+    put(
+        &scene,
+        &(pools.clone() + &rule("filter", "mailbox_state_filter = \"^2000\"", "route = \"presence\"")),
+    );
     assert_eq!(publisher.send(&modify("{\"uniqueid\":\"1000@default\"}")).code, 403, "no rule: not ours");
     put(&scene, &(pools + &rule("slow", "", "route = \"presence\"\nlimit = \"1/s\"")));
-    let codes: Vec<u16> = (0..3).map(|_| publisher.send(&publisher.request(Some(&tag), Some(60), "")).code).collect();
+    let codes: Vec<u16> =
+        (0..3).map(|_| publisher.send(&publisher.request(Some(&tag), Some(60), "")).code).collect();
     assert_eq!(codes.iter().filter(|code| **code == 503).count(), 2, "{codes:?}");
     assert_eq!(taken(), 2);
 }
@@ -226,7 +230,11 @@ fn a_tag_passes_no_rule_that_would_stop_its_publish() {
 fn publications_between_asterisks_by_their_request_uri_keep_their_node_and_their_tag() {
     let net = 178;
     let rules = pool("asterisk", net, &[1, 2])
-        + &rule("devices", "event = \"asterisk-devicestate\", source = \"backends\"", "route = \"request-uri\"");
+        + &rule(
+            "devices",
+            "event = \"asterisk-devicestate\", source = \"backends\"",
+            "route = \"request-uri\"",
+        );
     let scene = Scene::start(net, &rules);
     let receiver = Compositor::start(scene.at(12), ASTERISK);
     let publisher = Publisher {
@@ -248,11 +256,18 @@ fn publications_between_asterisks_by_their_request_uri_keep_their_node_and_their
     assert_eq!(publisher.publish(Some("1"), Some(20), "{}").code, 412);
     // By a Route of its own (outbound_proxy), past the table: the tag goes with it.
     let tag = publisher.begin();
-    let routed = publisher.request(Some(&tag), Some(600), "").with("Route", format!("<sip:{};lr>", scene.at(12)));
+    let routed =
+        publisher.request(Some(&tag), Some(600), "").with("Route", format!("<sip:{};lr>", scene.at(12)));
     assert_eq!(publisher.send(&routed).code, 200);
     drop(receiver);
     // A receiver that is off: silence, since a final error would cost the event.
-    put(&scene, &rules.replace("127.40.178.12:5060;transport=udp\"", "127.40.178.12:5060;transport=udp\"\nstate = \"off\""));
+    put(
+        &scene,
+        &rules.replace(
+            "127.40.178.12:5060;transport=udp\"",
+            "127.40.178.12:5060;transport=udp\"\nstate = \"off\"",
+        ),
+    );
     publisher.party.send(scene.pbxs(), publisher.request(None, Some(20), "{}").text());
     scene.settle();
     publisher.party.expect_nothing(Duration::from_millis(20));
@@ -340,7 +355,11 @@ fn answers_that_stop_an_asterisk_for_good_are_counted_and_logged() {
     let pbx = scene.pbx(1);
     let phone = Publisher::phone(&scene, 31, "1000");
     let asterisk = Publisher { package: "asterisk-mwi", ..Publisher::phone(&scene, 32, "box") };
-    let answers = [("401 Unauthorized", ""), ("423 Interval Too Brief", ""), ("423 Interval Too Brief", "Min-Expires: 60\r\n")];
+    let answers = [
+        ("401 Unauthorized", ""),
+        ("423 Interval Too Brief", ""),
+        ("423 Interval Too Brief", "Min-Expires: 60\r\n"),
+    ];
     for publisher in [&phone, &asterisk] {
         for (status, more) in answers {
             publisher.party.send(scene.phones(), publisher.request(None, Some(20), "x").text());

@@ -122,7 +122,8 @@ impl State {
         let now = Instant::now();
         self.held.retain(|_, ends| *ends > now);
         // sscanf("%d"): 8abc is 8, 004 is 4.
-        let digits = |tag: &str| tag.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u64>();
+        let digits =
+            |tag: &str| tag.chars().take_while(char::is_ascii_digit).collect::<String>().parse::<u64>();
         taken.code = match (kind, &taken.if_match) {
             (Kind::FreeSwitch, _) => 200,
             (_, None) if taken.body.is_empty() => 400,

@@ -91,7 +91,8 @@ fn a_tag_of_another_resource_or_package_is_of_no_use() {
     let domain = publish(&house.alice, "alice", "alice", "presence", tag).to("sip:alice@example.org");
     house.useless(&house.alice, &domain, 412);
     // Another spelling of the same resource is the same.
-    let same = publish(&house.alice, "alice", "alice", "presence;id=1", tag).to("sip:%61lice@EXAMPLE.com:5062;x=y");
+    let same =
+        publish(&house.alice, "alice", "alice", "presence;id=1", tag).to("sip:%61lice@EXAMPLE.com:5062;x=y");
     assert_eq!(text::status(&house.ask(&house.alice, &same)), Some(200));
 }
 
@@ -112,10 +113,13 @@ fn a_tag_that_was_changed_is_of_no_use() {
     for tag in &tags {
         house.useless(&house.alice, &publish(&house.alice, "alice", "alice", "presence", Some(tag)), 412);
     }
-    let twice = publish(&house.alice, "alice", "alice", "presence", Some(&house.tag)).and("SIP-If-Match", "0");
+    let twice =
+        publish(&house.alice, "alice", "alice", "presence", Some(&house.tag)).and("SIP-If-Match", "0");
     house.useless(&house.alice, &twice, 400);
     assert_eq!(
-        text::status(&house.ask(&house.alice, &publish(&house.alice, "alice", "alice", "presence", Some(&house.tag)))),
+        text::status(
+            &house.ask(&house.alice, &publish(&house.alice, "alice", "alice", "presence", Some(&house.tag)))
+        ),
         Some(200),
         "as it was given it is good"
     );
@@ -125,13 +129,10 @@ fn a_tag_that_was_changed_is_of_no_use() {
 #[test]
 fn tokens_of_the_other_side_and_of_other_types_are_of_no_use() {
     let house = House::start(203);
-    let node = house.scene.party(13);
-    drop(node);
     let phone = house.scene.party(33);
     let net = house.scene.net;
-    let third = pool("nodes", net, &[3]);
     let table = pool("presence", net, &[1, 2])
-        + &third
+        + &pool("nodes", net, &[3])
         + &rule("nodes", "source = \"nodes\"", "route = \"presence\"")
         + &rule("all", "source = \"clients\"", "route = \"presence\"");
     assert_eq!(house.scene.router.put_table(&table).0, 200);

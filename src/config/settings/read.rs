@@ -34,8 +34,17 @@ const SECTIONS: [&str; 14] = [
 ];
 const LISTEN: [&str; 5] = ["name", "transport", "address", "side", "advertise"];
 const HEALTH: [&str; 5] = ["probes", "silence", "busy_sources", "busy_window", "longest_pause"];
-const LIMITS: [&str; 9] =
-    ["message", "header_lines", "start_line", "pins", "calls", "flows", "moved_flows", "unreachable", "series"];
+const LIMITS: [&str; 9] = [
+    "message",
+    "header_lines",
+    "start_line",
+    "pins",
+    "calls",
+    "flows",
+    "moved_flows",
+    "unreachable",
+    "series",
+];
 
 /// A listener's index in a message's facts is one byte.
 const MOST_LISTENERS: usize = 255;

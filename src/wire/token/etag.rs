@@ -58,7 +58,14 @@ impl EtagToken {
 
     /// Appends the token and the original tag. `key_id` is that of the key by which the publication's key was made; false,
     /// and nothing written, where the ring does not hold it.
-    pub fn encode(&self, ring: &Ring, key_id: u8, publication: u64, original: &[u8], out: &mut Vec<u8>) -> bool {
+    pub fn encode(
+        &self,
+        ring: &Ring,
+        key_id: u8,
+        publication: u64,
+        original: &[u8],
+        out: &mut Vec<u8>,
+    ) -> bool {
         let mut bytes = [0; PAYLOAD + MAC];
         bytes[0] = VERSION << 6 | ETAG << 4 | (key_id & 15);
         bytes[2..6].copy_from_slice(&self.backend.to_be_bytes());
@@ -98,7 +105,8 @@ impl EtagToken {
         if mac(ring, key_id, payload, publication(key_id), original) != Some(got) {
             return Err(Fault::Forged);
         }
-        let word = |at: usize| u32::from_be_bytes([payload[at], payload[at + 1], payload[at + 2], payload[at + 3]]);
+        let word =
+            |at: usize| u32::from_be_bytes([payload[at], payload[at + 1], payload[at + 2], payload[at + 3]]);
         Ok((EtagToken { backend: word(2), issued: word(6) }, original, key_id))
     }
 }

@@ -39,11 +39,8 @@ fn side() -> impl Strategy<Value = Side> {
 }
 
 fn via() -> impl Strategy<Value = ViaToken> {
-    let publication = any::<(u64, u32, u16, bool)>().prop_map(|(key, backend, margin, asterisk)| Publication {
-        key,
-        backend,
-        margin: margin >> 1,
-        asterisk,
+    let publication = any::<(u64, u32, u16, bool)>().prop_map(|(key, backend, margin, asterisk)| {
+        Publication { key, backend, margin: margin >> 1, asterisk }
     });
     let more = (proptest::option::of((flow(), any::<u32>())), proptest::option::of(publication));
     (any::<(u8, bool, bool, u32, u64, u32)>(), flow(), more).prop_map(
