@@ -272,6 +272,15 @@ fn a_mute_node_is_down_after_fall_probes_and_the_probes_are_bounded() {
     branches.dedup();
     assert_eq!(branches.len(), count, "300 ms are too short for a retransmission");
     assert_eq!(http::get(router.admin, "/readyz"), (503, "not ready: no backend takes requests\n".into()));
+
+    let phone = Phone::new(NET, 31);
+    let asked = format!("/api/v1/explain?source={}", phone.party.address);
+    let (status, told) = http::post(router.admin, &asked, &phone.subscribe("1000").text());
+    assert_eq!((status, told.matches("down").count() >= 3), (200, true), "{told}");
+    let (status, body) = router.put_table(&table(NET, 3, "probe = \"off\""));
+    assert_eq!(status, 200, "{body}");
+    wait_state(&router, "pbx1", "up", Duration::from_secs(2));
+    assert_eq!(backend(&router, "pbx1")["why"], "not probed any more");
 }
 
 /// A PBX of the test's own: a thread that answers each request by `answer` (status and header lines), or not at all.
@@ -515,4 +524,30 @@ fn the_operator_drains_takes_off_and_activates() {
     let mut asked = Command::new(env!("CARGO_BIN_EXE_tidings"));
     asked.args(["backends", "--admin", "127.71.8.1:9061", "--config"]).arg(config);
     assert_eq!(asked.output().expect("the binary runs").status.code(), Some(2));
+}
+
+/// SPEC 9.6, 9.1: probes leave by the family of their backend, and from the address that the kernel would choose where the
+/// listener is bound to a wildcard.
+#[test]
+fn probes_reach_ipv6_and_leave_wildcards_by_a_real_address() {
+    let six = Pbx::start("[::1]:25971".parse().expect("an address"), |_| OK);
+    let (heard, hears) = std::sync::mpsc::channel();
+    let four = Pbx::start(at(9, 11), move |request| {
+        let _ = heard.send(request.to_owned());
+        Some(("405 Method Not Allowed", ""))
+    });
+    let settings = "[workers]\ncount = 1\n[[listen]]\nname = \"six\"\naddress = \"[::1]:25970\"\n\
+                    [[listen]]\nname = \"four\"\naddress = \"0.0.0.0:25970\"\n\
+                    [admin]\naddress = \"127.71.9.1:9060\"\n";
+    let table = format!(
+        "[[pool]]\nname = \"all\"\n{PROBE}\n[[pool.backend]]\nname = \"pbx1\"\nuri = \"sip:[::1]:25971\"\n\
+         [[pool.backend]]\nname = \"pbx2\"\nuri = \"sip:127.71.9.11:5060\"\n\
+         [[rule]]\nname = \"all\"\nmatch = {{ source = \"clients\" }}\nroute = \"all\"\n"
+    );
+    let router = Router::start(settings, &table);
+    wait_probed(&router, 2);
+    let probe = hears.recv_timeout(PATIENCE).expect("a probe");
+    let from = rig::scene::via_address(&probe);
+    assert_eq!(from.ip().to_string(), "127.0.0.1", "{probe}");
+    assert_eq!((six.requests(), four.requests()), (0, 0));
 }

@@ -279,7 +279,7 @@ fn an_icmp_error_for_one_peer_costs_no_message_to_another() {
     // toward other machines); each comes back once, with the bytes that were sent.
     for i in 0..rounds {
         let text = format!("closed {i}");
-        assert_eq!(hear(&rig.report), format!("Unreachable 127.0.5.5:25076 {} {:.9}", text.len(), text));
+        assert_eq!(hear(&rig.report), format!("Refused 127.0.5.5:25076 {} {:.9}", text.len(), text));
     }
     assert_eq!(rig.stats.counter(Counter::SendErrors), 0);
     rig.worker.stop();
@@ -303,7 +303,7 @@ fn an_icmp_error_comes_back_on_an_ipv6_socket() {
     rig.say("to [::1]:25081 closed");
     rig.say("echo kept");
     assert_eq!(rig.hear(), "kept");
-    assert_eq!(hear(&rig.report), "Unreachable [::1]:25081 6 closed");
+    assert_eq!(hear(&rig.report), "Refused [::1]:25081 6 closed");
     rig.worker.stop();
 }
 

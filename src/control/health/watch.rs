@@ -224,3 +224,108 @@ fn target(backend: &Backend, probe: Option<&ProbeSpec>) -> Option<Arc<Target>> {
 fn millis(duration: std::time::Duration) -> u64 {
     duration.as_millis() as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn at(mono_ms: u64) -> Now {
+        Now { mono_ms, unix_s: mono_ms / 1000 }
+    }
+
+    fn watch() -> Watch {
+        let rules = ProbeSpec { fall: 2, ..ProbeSpec::default() };
+        let address = "192.0.2.11:5060".parse().expect("an address");
+        let local = "192.0.2.1".parse().expect("an address");
+        let target = Target { uri: "sip:192.0.2.11".into(), address, local, rules };
+        Watch {
+            state: Arc::new(BackendState::new("pbx1", 1)),
+            series: 1,
+            due_ms: 60_000,
+            admin: AdminState::Active,
+            target: Some(Arc::new(target)),
+            judge: Judge::default(),
+            started_ms: 0,
+            under_way: false,
+            delayed: false,
+            unsent: false,
+            unheard_ms: 0,
+            watched_ms: 1_000,
+        }
+    }
+
+    const OK: Outcome = Outcome::Answered { code: 200, retry_s: None, rtt: Duration::from_millis(3) };
+
+    #[test]
+    fn silence_is_a_window_without_any_response_after_a_request() {
+        let mut watch = watch();
+        let mut silent = |asked, heard, now| watch.is_silent(asked, heard, 2_000, at(now));
+        assert!(!silent(900, 0, 9_000), "asked before it was watched");
+        assert!(!silent(9_000, 9_000, 20_000) && !silent(9_000, 9_500, 20_000), "answered");
+        assert!(!silent(20_000, 9_500, 20_000));
+        assert!(!silent(21_500, 9_500, 21_900), "the first request counts");
+        assert!(silent(21_500, 9_500, 22_000));
+        assert!(!silent(22_500, 9_500, 22_500), "once in a window");
+        assert!(silent(24_500, 9_500, 24_500));
+        assert!(!silent(24_600, 24_550, 24_600), "one answer ends it");
+        assert!(!silent(26_000, 25_900, 26_500), "some answers are missing, others come");
+    }
+
+    #[test]
+    fn a_sign_makes_it_due_at_once_but_not_again_and_again() {
+        let mut watch = watch();
+        watch.state.signs.unreachable(Sign::Refused);
+        watch.notice((0, 0), 2_000, at(5_000));
+        assert!(watch.is_due(at(5_000)));
+        assert!(watch.start(at(5_000)).is_some() && !watch.is_due(at(5_050)));
+        // Another while the probe is under way asks for one more.
+        watch.state.signs.unreachable(Sign::Refused);
+        watch.notice((0, 0), 2_000, at(5_010));
+        assert!(!watch.is_due(at(5_010)));
+        watch.probed(OK, 300, 7, at(5_020));
+        assert!(!watch.is_due(at(5_099)) && watch.is_due(at(5_100)), "{}", watch.due_ms);
+        watch.start(at(5_100));
+        watch.probed(OK, 300, 8, at(5_103));
+        assert!((4_500..=5_500).contains(&(watch.due_ms - 5_100)), "an interval, a tenth more or less");
+        assert_eq!(watch.state.counts.noticed[Noticed::Icmp as usize].load(Relaxed), 2);
+    }
+
+    #[test]
+    fn one_that_falls_or_rises_is_asked_sooner_and_one_that_is_off_never() {
+        let mut watch = watch();
+        watch.start(at(10_000));
+        watch.probed(Outcome::Silent, 300, 1, at(11_000));
+        assert_eq!(watch.due_ms, 12_000, "again after the timeout");
+        watch.start(at(12_000));
+        watch.probed(Outcome::Silent, 300, 2, at(13_000));
+        assert_eq!(watch.state.health(), Health::Down);
+        assert!((16_500..=17_500).contains(&watch.due_ms), "{}", watch.due_ms);
+        watch.start(at(17_000));
+        watch.probed(OK, 300, 3, at(17_003));
+        assert_eq!((watch.state.health(), watch.due_ms), (Health::Down, 18_003));
+        watch.start(at(18_003));
+        watch.probed(OK, 300, 4, at(18_006));
+        assert_eq!(watch.state.health(), Health::Up);
+        watch.state.set_mark(Some(AdminState::Off), "", at(19_000));
+        assert!(!watch.is_due(at(1_000_000)));
+        watch.state.set_mark(Some(AdminState::Drain), "", at(20_000));
+        assert!(watch.is_due(at(1_000_000)), "what it has goes on, so it is asked");
+        watch.start(at(1_000_000));
+        assert!(!watch.is_due(at(1_005_999)) && watch.is_due(at(1_006_000)), "a probe that is lost");
+    }
+
+    #[test]
+    fn a_pause_ends_by_itself_and_is_told_twice() {
+        let mut watch = watch();
+        let busy = Outcome::Answered { code: 503, retry_s: Some(4), rtt: Duration::ZERO };
+        watch.start(at(10_000));
+        watch.probed(busy, 300, 1, at(10_000));
+        watch.notice((0, 0), 2_000, at(13_999));
+        assert_eq!(watch.state.health(), Health::Degraded);
+        watch.notice((0, 0), 2_000, at(14_000));
+        assert_eq!((watch.state.health(), watch.is_due(at(14_000))), (Health::Up, true));
+        assert_eq!(watch.state.told().entered, [1, 1, 0, 0, 0]);
+    }
+}
