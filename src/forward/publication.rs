@@ -211,7 +211,7 @@ pub fn carried(request: &Request<'_>, plan: &Plan<'_>, text: &mut Vec<u8>) -> Op
     let raised = expires(request.view).is_some_and(|seconds| seconds > 0) && !removed;
     Some(Publication {
         key: key(request, request.setup.ring.signing(), text),
-        backend: pools.backend(at).hash as u32,
+        backend: pools.backend(at).tag(),
         margin: if raised { margin } else { 0 },
         asterisk,
     })

@@ -99,7 +99,7 @@ impl<'a> Work<'a> {
         let mut named: HashMap<u32, &str> = HashMap::default();
         for (pool, spec) in pools.iter().zip(&self.spec.pools) {
             for backend in &pool.backends {
-                let other = *named.entry(backend.hash as u32).or_insert(&backend.name);
+                let other = *named.entry(backend.tag()).or_insert(&backend.name);
                 if *other != *backend.name {
                     let line =
                         spec.backends.iter().find(|b| *b.name == *backend.name).map_or(spec.line, |b| b.line);

@@ -362,6 +362,11 @@ impl Backend {
         self.state.mark().unwrap_or(self.admin) == AdminState::Active
     }
 
+    /// How entity-tag tokens name it (SPEC 3.1): half of its name's hash, which outlives moves of its address.
+    pub fn tag(&self) -> u32 {
+        self.hash as u32
+    }
+
     /// What the balance weighs beside the hash, for people.
     fn measured(&self, balance: &Balance) -> Option<String> {
         match balance {
@@ -436,7 +441,7 @@ impl Book {
         let addr = canonical(backend.addr);
         let ip = addr.ip();
         self.listed.entry((backend.transport, addr)).or_default().push(at);
-        self.tags.entry(backend.hash as u32).or_default().push(at);
+        self.tags.entry(backend.tag()).or_default().push(at);
         if backend.transport.is_datagram() {
             self.datagram.entry(addr).or_insert(at);
             self.members.insert((at.pool, addr));
