@@ -248,6 +248,58 @@ fn calls_refusals_and_our_own_answers_allocate_nothing() {
     assert_eq!(rig.allocations, 0, "allocations in {} messages", rig.steps);
 }
 
+/// Publications with their tags wrapped and unwrapped, their dead tags answered, and calls on record (SPEC 6, 7.1).
+#[test]
+fn tags_margins_and_call_records_allocate_nothing() {
+    let mut rig = Rig::new();
+    let mut left = Vec::new();
+    let head = |method: &str, n: u32, more: &str| {
+        format!(
+            "{method} sip:1002@pbx.example.org SIP/2.0\r\nVia: SIP/2.0/UDP {PHONES};rport;branch=z9hG4bK{method}{n}\r\n\
+             Max-Forwards: 70\r\nFrom: <sip:1001@pbx.example.org>;tag=f{n}\r\nTo: <sip:1002@pbx.example.org>{more}\
+             Call-ID: c{n}\r\nCSeq: 1 {method}\r\nContent-Length: 0\r\n\r\n"
+        )
+    };
+    let lines = |text: &str, name: &str| -> String {
+        text.lines().filter(|line| line.starts_with(name)).map(|line| format!("{line}\r\n")).collect()
+    };
+    let answer = |request: &[u8], status: &str, more: &str| {
+        let text = String::from_utf8_lossy(request);
+        let to = lines(&text, "To: ").replace("\r\n", ";tag=t\r\n");
+        format!(
+            "SIP/2.0 {status}\r\n{}{}{to}{}{}{more}Content-Length: 0\r\n\r\n",
+            lines(&text, "Via: "),
+            lines(&text, "From: "),
+            lines(&text, "Call-ID: "),
+            lines(&text, "CSeq: "),
+        )
+    };
+    for round in 0..300u32 {
+        if round == 100 {
+            rig.warm();
+        }
+        let event = "\r\nEvent: presence\r\nExpires: 60\r\n";
+        assert!(rig.passes(PHONES, head("PUBLISH", round, event).as_bytes(), PBX, &mut left));
+        let granted = answer(&left, "200 OK", &format!("SIP-ETag: {round}\r\nExpires: 60\r\n"));
+        assert!(rig.passes(PBX, granted.as_bytes(), PHONES, &mut left));
+        let tag = lines(&String::from_utf8_lossy(&left), "SIP-ETag: ").replace("SIP-ETag", "SIP-If-Match");
+        assert!(tag.len() > "SIP-If-Match: \r\n".len() + 24, "{tag}");
+        let refresh = head("PUBLISH", round, &format!("{event}{tag}"));
+        assert!(rig.passes(PHONES, refresh.as_bytes(), PBX, &mut left));
+        assert!(String::from_utf8_lossy(&left).contains(&format!("SIP-If-Match: {round}\r\n")));
+        let forged = refresh.replace(": <sip:1001", ": <sip:1009");
+        assert!(rig.passes(PHONES, forged.as_bytes(), PHONES, &mut left));
+        assert!(left.starts_with(b"SIP/2.0 412"));
+
+        assert!(rig.passes(PHONES, head("INVITE", round, "\r\n").as_bytes(), PBX, &mut left));
+        let answered = answer(&left, "200 OK", "");
+        assert!(rig.passes(PBX, answered.as_bytes(), PHONES, &mut left));
+        assert!(rig.passes(PHONES, head("BYE", round, ";tag=t\r\n").as_bytes(), PBX, &mut left));
+    }
+    assert_eq!(rig.steps, 200 * 7);
+    assert_eq!(rig.allocations, 0, "allocations in {} messages", rig.steps);
+}
+
 #[test]
 fn ticks_and_what_cannot_be_delivered_allocate_nothing() {
     let mut rig = Rig::new();

@@ -12,7 +12,8 @@ use tidings::{
 };
 
 /// Series that the exporter is given by control (tests/metrics_live.rs sees control drive them).
-const OF_BACKENDS: [&str; 7] = [
+const OF_BACKENDS: [&str; 8] = [
+    names::BACKEND_CALLS.name,
     names::BACKEND_STATE.name,
     names::BACKEND_TRANSITIONS.name,
     names::BACKEND_RTT.name,
@@ -184,6 +185,12 @@ fn each_method_moves_its_own_series() {
     moves(r#"tidings_backend_addresses{backend="pbx2"}"#, 4.0, &|| {
         house.process.set_named(vec![NamedBackend { backend: "pbx2".into(), addresses: 4, age_s: None }])
     });
+    moves(r#"tidings_tokens_forged_total{type="etag"}"#, 1.0, &|| core.add(Counter::ForgedEtag, 1));
+    moves(r#"tidings_publish_spared_total{kind="refresh"}"#, 1.0, &|| core.add(Counter::SparedRefreshes, 1));
+    moves(r#"tidings_publisher_stops_total{cause="challenge"}"#, 1.0, &|| {
+        core.add(Counter::PublisherChallenged, 1)
+    });
+    moves("tidings_calls_limit", 7.0, &|| house.process.set(ProcessGauge::CallsLimit, 7));
     moves("tidings_flows_limit", 7.0, &|| house.process.set(ProcessGauge::FlowsLimit, 7));
 }
 

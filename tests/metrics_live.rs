@@ -221,6 +221,7 @@ impl House {
         settings.limits.moved_flows = 1;
         settings.limits.unreachable = 1;
         settings.limits.departed = 1;
+        settings.limits.calls = 8;
         settings.udp.receive_buffer = 128 << 10;
         let source = TableSource::Text { name: "test table".into(), text: TABLE.into() };
         let running = control::start(settings, source).expect("the router starts");
@@ -368,6 +369,50 @@ fn calls_and_their_pins(house: &House) {
     panic!("200 calls fit into a table of one pin");
 }
 
+/// More calls than there is room for, one of them answered.
+fn calls_on_record(house: &House) {
+    let phone = Party::new("127.61.1.31:5060");
+    let contact = "Contact: <sip:a@b>\r\n";
+    for call in 0..9 {
+        phone.send(&phone.request("INVITE", "sip:1000@pbx.example", &format!("recorded-{call}"), contact));
+        let seen = house.pbx.hear("INVITE");
+        if call == 8 {
+            house.pbx.send(&answer(&seen, "200 OK", ""));
+            phone.hear("SIP/2.0 200");
+        }
+    }
+    house.until(&names::CALLS_RECORDED, 1.0);
+    house.until(&names::CALLS_DROPPED, 1.0);
+    house.until(&names::BACKEND_CALLS, 1.0);
+}
+
+/// Wrapped, forged, spared, refused for good, and a counter that begins anew.
+fn publications(house: &House) {
+    let phone = Party::new("127.61.1.32:5060");
+    let publish = |call_id: &str, more: &str, answered: &str, tag: &str| {
+        let more = format!("Event: asterisk-mwi\r\nExpires: 60\r\n{more}");
+        phone.send(&phone.request("PUBLISH", "sip:box@pbx.example", call_id, &more));
+        let seen = house.pbx.hear("PUBLISH");
+        house.pbx.send(&answer(&seen, answered, tag));
+        phone.hear(&format!("SIP/2.0 {answered}"))
+    };
+    let given = publish("publish-1", "", "200 OK", "SIP-ETag: 900000\r\nExpires: 90\r\n");
+    publish("publish-2", "", "200 OK", "SIP-ETag: 3\r\nExpires: 90\r\n");
+    publish("publish-3", "", "401 Unauthorized", "");
+    publish("publish-4", "", "423 Interval Too Brief", "");
+    let old = format!("SIP-If-Match: {}\r\n", header(&given, "SIP-ETag"));
+    for (call_id, if_match, expires) in
+        [("dead-1", old.clone(), 60), ("dead-2", old.replace("900000", "900001"), 0)]
+    {
+        let more = format!("Event: asterisk-mwi\r\nExpires: {expires}\r\n{if_match}");
+        phone.send(&phone.request("PUBLISH", "sip:box@pbx.example", call_id, &more));
+        phone.hear("SIP/2.0 200");
+    }
+    house.until(&names::PUBLISH_SPARED, 2.0);
+    house.until(&names::PUBLISHER_STOPS, 2.0);
+    house.until(&names::RESTARTS_BY_TAG, 1.0);
+}
+
 fn limits_and_errors(house: &House) {
     let phone = Party::new("127.61.1.28:5060");
     phone.send(&phone.request("SUBSCRIBE", "sip:1000@pbx.example", "refused", "Event: refused\r\n"));
@@ -458,6 +503,8 @@ fn every_metric_moves_in_a_running_router() {
     flows_moved(&house);
     phones_gone(&house);
     calls_and_their_pins(&house);
+    calls_on_record(&house);
+    publications(&house);
     limits_and_errors(&house);
     let silent = Party::new("127.61.1.13:5060");
     health(&house, &silent);
@@ -466,6 +513,7 @@ fn every_metric_moves_in_a_running_router() {
     loop_lag(&house);
     kernel_drops(&house);
     house.until(&names::PINS, 1.0);
+    house.until(&names::CALLS, 1.0);
     house.until(&names::PROBES_UNDER_WAY, 1.0);
     let text = house.running.router().metrics();
     let still: Vec<&str> = names::ALL
@@ -497,7 +545,7 @@ fn every_metric_moves_in_a_running_router() {
         let moved = text.lines().any(|line| line.starts_with(series) && !line.ends_with(" 0"));
         assert!(moved, "{series} in\n{text}");
     }
-    for kind in ["via", "rr", "path"] {
+    for kind in ["via", "rr", "path", "etag"] {
         let series = format!("tidings_tokens_forged_total{{type=\"{kind}\"}} 1");
         assert!(text.contains(&series), "{series} in\n{text}");
     }

@@ -253,23 +253,28 @@ fn asterisk_filters_accept_and_stop_publications_of_devices_and_mailboxes() {
         );
     }
     node.expect_nothing(Duration::from_millis(500));
-    // A remove has no body: it passes the filter, and its entity-tag reaches the node.
+    // A remove has no body: it passes the filter, and its entity-tag reaches the node as the node gave it.
+    let last = mailbox("1000@default", 1, 0);
+    node.send("127.61.2.2:5060", publication("asterisk-mwi", &last, "127.61.2.11:5060", "last"));
+    let given = node.expect("SIP/2.0 200");
+    let tag = rig::text::header(&given, "SIP-ETag");
     let remove = publication("asterisk-mwi", "", "127.61.2.11:5060", "remove");
-    node.send("127.61.2.2:5060", remove.replace("Expires: 20\r\n", "Expires: 0\r\nSIP-If-Match: 0\r\n"));
+    let matched = format!("Expires: 0\r\nSIP-If-Match: {tag}\r\n");
+    node.send("127.61.2.2:5060", remove.replace("Expires: 20\r\n", &matched));
     node.expect("SIP/2.0 200");
 
     let taken = receiver.taken();
     let bodies: Vec<&str> =
         taken.iter().filter_map(|taken| Some(taken.line.split_once("body=")?.1)).collect();
     let mut wanted: Vec<&str> = accepted.iter().chain(&heard).map(String::as_str).collect();
-    wanted.push("");
+    wanted.extend([last.as_str(), ""]);
     assert_eq!(bodies, wanted, "what the node took");
     assert!(taken.iter().all(|taken| taken.code == 200));
     let metrics = router.metrics();
     let rule = |name: &str| metrics.sum("tidings_rule_hits_total", &[("rule", name)]);
     assert_eq!(
         [rule("devices"), rule("other devices"), rule("mailboxes"), rule("other mailboxes")],
-        [5.0, 5.0, 3.0, 3.0]
+        [5.0, 5.0, 4.0, 3.0]
     );
 }
 

@@ -661,3 +661,52 @@ fn a_backend_of_several_addresses_is_one_backend() {
     assert_eq!(counts(&pools), whole, "where all refuse, none is passed over");
     assert_eq!(pools.peer(UDP, address("10.0.1.9:5060"), 0), is(0, 3), "each is this backend");
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Choices by more than the hash.
+
+/// Of the two that the hash names the one with the shorter round trip: the slowest of three is never chosen, and the
+/// fastest does not take all.
+#[test]
+fn least_latency_takes_the_faster_of_two() {
+    let mut chosen = [0; 3];
+    for n in 0..200 {
+        let names = [0, 1, 2].map(|i| format!("pbx{n}-{i}"));
+        let mut spec = weighted(&names.each_ref().map(|name| (name.as_str(), 1)));
+        spec.balance = Balance::LeastLatency;
+        let pools = of(vec![spec]);
+        let by_hash = pools.rendezvous(0, balance::key_hash(CALL_ID.as_bytes())).expect("all take requests");
+        let sent = Sent::method("MESSAGE");
+        assert_eq!(pick(&pools, 0, &sent, None).0, Pick::Backend(at(0, by_hash)), "nothing is measured yet");
+        for (index, ms) in [(0, 30), (1, 10), (2, 20)] {
+            pools.backend(at(0, index)).state.measured(std::time::Duration::from_millis(ms));
+        }
+        let (Pick::Backend(to), told) = pick(&pools, 0, &sent, None) else { panic!("one is chosen") };
+        chosen[usize::from(to.index)] += 1;
+        assert_eq!(told.candidates.len(), 3);
+        // Never its own target, and no 482 for it: the other takes it.
+        assert!(matches!(pick(&pools, 0, &sent, Some(to)).0, Pick::Backend(other) if other != to));
+    }
+    assert_eq!(chosen[0], 0);
+    assert!(chosen[1] > chosen[2] && chosen[2] > 30, "{chosen:?}");
+}
+
+/// SPEC 3.1: entity-tags name a backend by half of its name's hash.
+#[test]
+fn two_names_that_entity_tags_could_not_tell_apart_are_refused() {
+    let mut seen: HashMap<u32, u32> = HashMap::new();
+    let half = |n: u32| balance::name_hash(&format!("pbx{n}")) as u32;
+    let (a, b) = (0..)
+        .find_map(|n| seen.insert(half(n), n).map(|before| (before, n)))
+        .expect("of 2^32 halves two are equal soon");
+    let (a, b) = (format!("pbx{a}"), format!("pbx{b}"));
+    let spec = TableSpec { pools: vec![weighted(&[(&a, 1), (&b, 1)])], ..table(Vec::new()) };
+    let faults = faults(&spec);
+    let told = |fault: &String| [&*a, &*b, "rename"].iter().all(|word| fault.contains(word));
+    assert!(faults.iter().any(|(_, fault)| told(fault)), "{faults:?}");
+    let pools = of(vec![weighted(&[(&a, 1)]), weighted(&[("other", 1), (&a, 1)])]);
+    let low = balance::name_hash(&a) as u32;
+    assert_eq!(pools.by_name_hash(low, None), Some(at(0, 0)));
+    assert_eq!(pools.by_name_hash(low, Some(1)), Some(at(1, 1)));
+    assert_eq!(pools.by_name_hash(low ^ 1, None), None);
+}

@@ -147,7 +147,7 @@ fn check(bytes: &[u8], view: View<'_>) {
     let mut at = view.header_start();
     assert!(at >= 2 && view.bytes[..at as usize].ends_with(b"\r\n"));
     for f in view.fields() {
-        let (name, line, value) = (f.name(), f.line(), view.span_of(view.value_of(f)));
+        let (name, line, value) = (f.name(), f.line(), view.value_span(f));
         assert_eq!((line.start, name.start), (at, at));
         assert!(name.start < name.end && name.end < value.start);
         assert!(value.start <= value.end && value.end <= line.end - 2);

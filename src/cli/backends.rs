@@ -64,10 +64,10 @@ fn show(args: &Args, status: u16, list: &Value) -> Result<(), Fault> {
     Ok(())
 }
 
-const HEADS: [&str; 10] =
-    ["NAME", "POOL", "ADDRESS", "STATE", "FOR", "RTT ms", "REQUESTS", "RESPONSES", "ERRORS", "WHY"];
+const HEADS: [&str; 11] =
+    ["NAME", "POOL", "ADDRESS", "STATE", "FOR", "RTT ms", "CALLS", "REQUESTS", "RESPONSES", "ERRORS", "WHY"];
 /// Columns of numbers stand to the right.
-const NUMBERS: std::ops::Range<usize> = 4..9;
+const NUMBERS: std::ops::Range<usize> = 4..10;
 
 fn row(backend: &Value, now: u64) -> [String; HEADS.len()] {
     let text = |key: &str| backend[key].as_str().unwrap_or_default().to_owned();
@@ -86,15 +86,27 @@ fn row(backend: &Value, now: u64) -> [String; HEADS.len()] {
     [
         text("name"),
         text("pool"),
-        format!("{}/{}", text("address"), text("transport")),
+        addresses(&backend["addresses"], &text("transport")),
         text("state"),
         span(now.saturating_sub(number("since_unix_s"))),
         rtt,
+        number("calls").to_string(),
         number("requests").to_string(),
         responses.to_string(),
         number("errors").to_string(),
         why,
     ]
+}
+
+/// The first address, and how many more there are.
+fn addresses(addresses: &Value, transport: &str) -> String {
+    match addresses.as_array().map_or(&[][..], Vec::as_slice) {
+        [] => "-".to_owned(),
+        [first, more @ ..] => {
+            let more = if more.is_empty() { String::new() } else { format!(" +{}", more.len()) };
+            format!("{}/{transport}{more}", first.as_str().unwrap_or_default())
+        }
+    }
 }
 
 /// Seconds, in the two units that matter.
@@ -139,16 +151,16 @@ mod tests {
     #[test]
     fn columns_are_as_wide_as_their_widest() {
         let listed = json!({
-            "name": "pbx1", "pool": "presence", "address": "127.0.0.11:5060", "transport": "udp", "state": "down",
+            "name": "pbx1", "pool": "presence", "addresses": ["127.0.0.11:5060", "[::1]:5060"], "transport": "udp", "state": "down",
             "since_unix_s": 1000, "why": "silent", "probed": true, "rtt_ms": 0.71,
-            "last_rtt_ms": 1.25, "requests": 12345, "responses": {"2xx": 12000, "5xx": 5}, "errors": 7,
+            "last_rtt_ms": 1.25, "calls": 31, "requests": 12345, "responses": {"2xx": 12000, "5xx": 5}, "errors": 7,
         });
         let other = json!({ "name": "ü", "pool": "p", "state": "up", "since_unix_s": 1090, "probed": false });
         let text = table(&[row(&listed, 1100), row(&other, 1100)]);
         let expected = "\
-NAME  POOL      ADDRESS              STATE    FOR     RTT ms  REQUESTS  RESPONSES  ERRORS  WHY
-pbx1  presence  127.0.0.11:5060/udp  down   1m40s  0.7 (1.2)     12345      12005       7  silent
-ü     p         /                    up       10s          -         0          0       0  not probed
+NAME  POOL      ADDRESS                 STATE    FOR     RTT ms  CALLS  REQUESTS  RESPONSES  ERRORS  WHY
+pbx1  presence  127.0.0.11:5060/udp +1  down   1m40s  0.7 (1.2)     31     12345      12005       7  silent
+ü     p         -                       up       10s          -      0         0          0       0  not probed
 ";
         assert_eq!(text, expected);
     }

@@ -6,6 +6,7 @@
 pub mod backends;
 mod health;
 pub mod names;
+mod publishers;
 pub mod state_dir;
 pub mod tables;
 mod watch;
@@ -246,6 +247,7 @@ impl Router {
         process.set(ProcessGauge::Flows, self.shared.flows.len() as u64);
         process.set(ProcessGauge::MovedFlows, self.shared.moved.len() as u64);
         process.set(ProcessGauge::UnreachableFlows, self.shared.unreachable.len() as u64);
+        process.set(ProcessGauge::Calls, self.shared.calls.len() as u64);
         process.set(ProcessGauge::Ready, self.is_ready().into());
         self.tables.names().publish();
         process.set_named(self.named_backends());
@@ -281,6 +283,7 @@ impl Router {
             (ProcessGauge::FlowsLimit, limits.flows),
             (ProcessGauge::MovedFlowsLimit, limits.moved_flows),
             (ProcessGauge::UnreachableFlowsLimit, limits.unreachable),
+            (ProcessGauge::CallsLimit, self.shared.calls.capacity()),
             (ProcessGauge::LimitMessage, limits.wire.message),
             (ProcessGauge::LimitHeaderLines, limits.wire.header_lines),
             (ProcessGauge::LimitStartLine, limits.wire.start_line),
@@ -364,13 +367,17 @@ async fn chores(router: Arc<Router>, state_dir: Option<StateDir>) {
     let written = Arc::new(Mutex::new(router.tables.registry().restarts()));
     let mut second = tokio::time::interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let said = Arc::new(Mutex::new(publishers::Said::default()));
     loop {
         second.tick().await;
-        let (router, state_dir, written) = (router.clone(), state_dir.clone(), written.clone());
+        let (router, state_dir) = (router.clone(), state_dir.clone());
+        let (written, said) = (written.clone(), said.clone());
         let chores = tokio::task::spawn_blocking(move || {
             let now = net::now();
             router.shared.flows.sweep(now);
             router.shared.moved.sweep(now);
+            router.shared.calls.sweep(now);
+            said.lock().look(&router.tables.current().load().pools, now);
             router.exporter.sweep(now.unix_s);
             router.tables.names().data().sweep(now.mono_ms);
             router.tables.free();

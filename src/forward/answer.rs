@@ -6,6 +6,7 @@ use super::{
     Proxy, Turn,
     hop::Refused,
     io::{Fault, Outbox, Target},
+    publication::Spared,
     request::Request,
 };
 use crate::{
@@ -70,6 +71,29 @@ impl Proxy {
         }
         let answer = Answer { code: reason.code(), phrase: reason.phrase(), headers: &headers };
         self.answer(turn, view, &answer, out, rec);
+        self.headers = headers;
+    }
+
+    /// 200 to a refresh or a remove of an Asterisk's publication that is gone (SPEC 6.3).
+    pub(super) fn spare<R: Recorder>(
+        &mut self,
+        request: &Request<'_>,
+        reason: Reason,
+        spared: Spared,
+        out: &mut Outbox,
+        rec: &mut R,
+    ) {
+        self.stats.refused(reason);
+        let counter = if spared.refresh { Counter::SparedRefreshes } else { Counter::SparedRemoves };
+        self.stats.add(counter, 1);
+        if R::ON {
+            rec.step("spare", format_args!("200 instead of {} ({})", reason.code(), reason.label()));
+        }
+        let mut headers = std::mem::take(&mut self.headers);
+        headers.clear();
+        spared.headers(request.view, &mut headers);
+        let answer = Answer { code: 200, phrase: "OK", headers: &headers };
+        self.answer(request.turn, request.view, &answer, out, rec);
         self.headers = headers;
     }
 

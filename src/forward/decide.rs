@@ -3,6 +3,7 @@
 use super::{
     Proxy,
     hop::{Hop, Hops, Refused},
+    publication::Mark,
     request::Request,
     routes::Tokens,
     write::Plan,
@@ -51,24 +52,35 @@ impl Proxy {
                 Tokens::Route(list) => Some(list[0].0),
                 _ => None,
             };
-            return hop.map_or_else(Outcome::from, |hop| Outcome::Forward(Plan { hop, rule: None, token }));
+            let plan = |hop| Outcome::Forward(Plan { hop, rule: None, token, unwrap: false });
+            return hop.map_or_else(Outcome::from, plan);
         }
         if let (true, Some(route)) = (request.source.is_backend(), request.routes.next) {
-            let hop = Uri::parse(route).ok_or(Reason::BadRoute.into()).and_then(|uri| hops.by_uri(&uri));
-            let hop = hop.and_then(|hop| hops.carried(hop));
+            let by_route = || {
+                let uri = Uri::parse(route).ok_or(Reason::BadRoute)?;
+                let hop = hops.by_uri(&uri)?;
+                hops.carried(hop).map_err(|refused| silenced(request, &hop, refused))
+            };
+            let mark = self.mark(request);
+            let hop = hops.by_mark(&mark, None).unwrap_or_else(by_route);
+            let hop = hop.and_then(|hop| hops.admits(&mark, hop));
             if R::ON {
                 rec.step("route", format_args!("{}: {}", String::from_utf8_lossy(route), outcome_text(&hop)));
             }
-            return hop
-                .map_or_else(Outcome::from, |hop| Outcome::Forward(Plan { hop, rule: None, token: None }));
+            let unwrap = matches!(mark, Mark::Ours(_));
+            let plan = |hop| Outcome::Forward(Plan { hop, rule: None, token: None, unwrap });
+            return hop.map_or_else(Outcome::from, plan);
         }
-        let pinned = self.pinned(request);
+        let mark = self.mark(request);
+        let ours = matches!(mark, Mark::Ours(_));
+        // A token that counts goes before a pin (SPEC 3.4).
+        let pinned = if ours { None } else { self.pinned(request) };
         if R::ON
             && let Some(hop) = &pinned
         {
             rec.step("pin", format_args!("{}", hop_text(hop)));
         }
-        self.by_table(request, &hops, pinned, rec)
+        self.by_table(request, &hops, pinned, &mark, rec)
     }
 
     /// The pin's hop, where there is one that still serves: a CANCEL or an ACK follows its INVITE anywhere, anything
@@ -99,6 +111,7 @@ impl Proxy {
         request: &Request<'t>,
         hops: &Hops<'t>,
         pinned: Option<Hop>,
+        mark: &Mark,
         rec: &mut R,
     ) -> Outcome<'t> {
         let table = request.table;
@@ -108,7 +121,13 @@ impl Proxy {
             |rule: &&Rule| matches!(rule.action, Action::Route(_) | Action::Flow | Action::RequestUri);
         if let Some(hop) = pinned {
             self.stats.add(Counter::PinHits, 1);
-            return Outcome::Forward(Plan { hop, rule: rule.filter(routes_it), token: None });
+            return match hops.admits(mark, hop) {
+                Ok(hop) => {
+                    let rule = rule.filter(routes_it);
+                    Outcome::Forward(Plan { hop, rule, token: None, unwrap: false })
+                }
+                Err(refused) => refused.into(),
+            };
         }
         let Some(rule) = rule else {
             let uri = &request.routes.uri;
@@ -123,17 +142,31 @@ impl Proxy {
             self.stats.add(Counter::RuleLimited, 1);
             return Refused { reason: Reason::Limited, retry: Some(1) }.into();
         }
+        let pool = match rule.action {
+            Action::Route(pool) => Some(pool),
+            _ => None,
+        };
+        let by_mark = || hops.by_mark(mark, pool);
         let hop = match rule.action {
-            Action::Route(pool) => self.balance(request, &facts, hops, pool, rec),
-            Action::Flow => hops.by_flow(&request.routes.uri),
-            Action::RequestUri => hops.by_uri(&request.routes.uri).and_then(|hop| hops.carried(hop)),
+            Action::Route(pool) => {
+                by_mark().unwrap_or_else(|| self.balance(request, &facts, hops, pool, rec))
+            }
+            Action::Flow => by_mark().unwrap_or_else(|| hops.by_flow(&request.routes.uri)),
+            Action::RequestUri => by_mark().unwrap_or_else(|| {
+                let hop = hops.by_uri(&request.routes.uri)?;
+                hops.carried(hop).map_err(|refused| silenced(request, &hop, refused))
+            }),
             Action::Reply { .. } | Action::RedirectUri(_) | Action::RedirectPool(_) => {
                 return Outcome::Answer(rule);
             }
             Action::Drop => return Outcome::Drop,
         };
-        match hop {
-            Ok(hop) => Outcome::Forward(Plan { hop, rule: Some(rule), token: None }),
+        let unwrap = matches!(mark, Mark::Ours(_));
+        if R::ON && *mark != Mark::None {
+            rec.step("etag", format_args!("{}", mark_text(mark, &hop, request)));
+        }
+        match hop.and_then(|hop| hops.admits(mark, hop)) {
+            Ok(hop) => Outcome::Forward(Plan { hop, rule: Some(rule), token: None, unwrap }),
             Err(refused) => self.unmatched(request, refused),
         }
     }
@@ -162,15 +195,8 @@ impl Proxy {
             Pick::Backend(at) => Ok(hops.backend(at)),
             Pick::Sender => Err(Reason::Ourselves.into()),
             Pick::None => {
-                let silent = request.method == Method::Publish
-                    && facts.transport.is_datagram()
-                    && request.table.pools.pool(pool).silence;
-                let retry = Some(NO_BACKEND_RETRY_S);
-                Err(if silent {
-                    Reason::Silence.into()
-                } else {
-                    Refused { reason: Reason::NoBackend, retry }
-                })
+                let refused = Refused { reason: Reason::NoBackend, retry: Some(NO_BACKEND_RETRY_S) };
+                Err(if is_silent(request, pool) { Reason::Silence.into() } else { refused })
             }
         }
     }
@@ -187,6 +213,20 @@ impl Proxy {
     }
 }
 
+/// A PUBLISH over UDP that no backend of the pool can take is met with silence, unless the pool says 503: an Asterisk
+/// drops its event on any final error, but retransmits for 32 s (SPEC 6.5).
+fn is_silent(request: &Request<'_>, pool: u16) -> bool {
+    let transport = request.setup.listener(request.arrival.listener).transport;
+    request.method == Method::Publish && transport.is_datagram() && request.table.pools.pool(pool).silence
+}
+
+fn silenced(request: &Request<'_>, hop: &Hop, refused: Refused) -> Refused {
+    match hop {
+        Hop::Backend { at: Some(at), .. } if is_silent(request, at.pool) => Reason::Silence.into(),
+        _ => refused,
+    }
+}
+
 pub(super) fn hop_text(hop: &Hop) -> String {
     match hop {
         Hop::Backend { addr, transport, .. } => {
@@ -194,6 +234,19 @@ pub(super) fn hop_text(hop: &Hop) -> String {
         }
         Hop::Client { flow: Flow::Datagram { peer, .. }, .. } => format!("to client flow {peer} over udp"),
         Hop::Client { flow: Flow::Stream { id, .. }, .. } => format!("to client connection {id:?}"),
+    }
+}
+
+/// What `explain` says of SIP-If-Match.
+fn mark_text(mark: &Mark, hop: &Result<Hop, Refused>, request: &Request<'_>) -> String {
+    match (mark, hop) {
+        (Mark::Ours(token), Ok(Hop::Backend { at: Some(at), .. })) => {
+            let name = &request.table.pools.backend(*at).name;
+            format!("of backend {name}, issued at {}: goes there, whatever the balance says", token.issued)
+        }
+        (Mark::Foreign, _) => "not one of ours".to_owned(),
+        (_, Err(refused)) => format!("of no use ({})", refused.reason.label()),
+        _ => "leads to no backend".to_owned(),
     }
 }
 

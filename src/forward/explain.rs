@@ -56,6 +56,9 @@ pub struct Choice {
     /// Of a backend by host name: the address that takes the request, and of how many.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<(SocketAddr, u16)>,
+    /// What goes before the score: calls, round trip, priority.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub measured: Option<String>,
 }
 
 /// A message as it would be sent.
@@ -117,6 +120,7 @@ impl Recorder for Explanation {
             excluded: candidate.excluded.map(str::to_owned),
             score: candidate.score,
             address: candidate.address,
+            measured: candidate.measured,
         };
         self.balance.get_or_insert_default().candidates.push(choice);
     }
@@ -171,7 +175,8 @@ impl Explanation {
             match &choice.excluded {
                 Some(why) => writeln!(f, "          {}: no candidate, {why}", choice.backend)?,
                 None => {
-                    write!(f, "          {}: {:.4}", choice.backend, choice.score)?;
+                    let measured = choice.measured.as_ref().map_or(String::new(), |m| format!("{m}, "));
+                    write!(f, "          {}: {measured}{:.4}", choice.backend, choice.score)?;
                     if let Some((addr, count)) = choice.address {
                         write!(
                             f,

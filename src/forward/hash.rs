@@ -46,7 +46,7 @@ pub fn branch(ring: &Ring, transaction: u64, essentials: &Essentials<'_>, text: 
 }
 
 /// Length before bytes, so that no two lists of fields give one input.
-fn part(text: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn part(text: &mut Vec<u8>, bytes: &[u8]) {
     text.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
     text.extend_from_slice(bytes);
 }

@@ -67,7 +67,7 @@ impl Hops<'_> {
     }
 
     /// Is this backend the one that sent the request? It is never its target (SPEC 1.5).
-    fn is_sender(&self, at: BackendRef) -> bool {
+    pub fn is_sender(&self, at: BackendRef) -> bool {
         let Source::Backend(sender) = self.source else { return false };
         let (sender, target) = (self.pools().backend(sender), self.pools().backend(at));
         sender.addr == target.addr && sender.transport == target.transport

@@ -2,15 +2,18 @@
 //!
 //! No I/O, no clock, no async: what arrives and what time it is come in, what is to be sent goes into the `Outbox`. The way
 //! of a request is in `relay`, of a response in `response`; `decide` is SPEC 4.4, `routes` and `hop` are 3.4 and 3.5,
-//! `write` is 4.1, `answer` what we say ourselves. `explain` runs the same code with a recorder.
+//! `write` is 4.1, `answer` what we say ourselves, `publication` is 6,
+//! `calls` the call records of 7.1. `explain` runs the same code with a recorder.
 
 mod answer;
+mod calls;
 mod decide;
 pub mod explain;
 mod hash;
 mod hop;
 mod io;
 mod limit;
+mod publication;
 mod relay;
 mod request;
 mod response;

@@ -13,7 +13,6 @@ use super::{
     write::{self, Plan},
 };
 use crate::{
-    config::table::Balance,
     live::{Pin, PinTarget, Registration},
     route::{Action, Recorder, Source, Table},
     stats::{Counter, Kind},
@@ -105,6 +104,7 @@ impl Proxy {
             essentials: &essentials,
             routes: &routes,
             method,
+            package,
             source,
             transaction,
             loop_hash,
@@ -115,7 +115,10 @@ impl Proxy {
         self.count_tokens(&routes);
         match self.decide(&request, rec) {
             Outcome::Forward(plan) => self.forward(&request, &plan, out, rec),
-            Outcome::Refuse(refused) => return Err(refused),
+            Outcome::Refuse(refused) => match self.spares(&request, refused.reason) {
+                Some(spared) => self.spare(&request, refused.reason, spared, out, rec),
+                None => return Err(refused),
+            },
             Outcome::Answer(rule) => self.rule_answer(&request, rule, out, rec),
             Outcome::Drop => self.stats.refused(Reason::TableDrop),
         }
@@ -185,6 +188,7 @@ impl Proxy {
             }
         }
         self.pin(request, plan);
+        self.call_left(request, plan, branch);
         if request.method == Method::Register && request.source == Source::Client {
             self.note_registration(request, branch);
         }
@@ -196,7 +200,7 @@ impl Proxy {
         let Some(rule) = plan.rule else { return };
         let stateful = match rule.action {
             Action::Flow => true,
-            Action::Route(pool) => matches!(request.table.pools.pool(pool).balance, Balance::Header(_)),
+            Action::Route(pool) => request.table.pools.pool(pool).balance.is_stateful(),
             _ => false,
         };
         let seconds = match request.method {

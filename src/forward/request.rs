@@ -22,6 +22,8 @@ pub struct Request<'a> {
     pub essentials: &'a Essentials<'a>,
     pub routes: &'a Routes<'a>,
     pub method: Method,
+    /// The event package, where the method has one.
+    pub package: Option<&'a [u8]>,
     pub source: Source,
     pub transaction: u64,
     pub loop_hash: u32,

@@ -54,7 +54,7 @@ impl Proxy {
         let essentials = inspect(view)?;
         let method = essentials.method;
         self.stats.received(Kind::Response(method), arrived.transport);
-        let token = self.verified(&essentials, setup)?;
+        let (token, key_id) = self.verified(&essentials, setup)?;
         let from = self.sources.of(turn);
         let expected = match token.bound {
             Bound::Backend => from.is_backend(),
@@ -77,6 +77,9 @@ impl Proxy {
         if method == Method::Register && success {
             self.take_path_out(turn, view, setup);
         }
+        if let Some(publication) = token.publication.filter(|_| method == Method::Publish) {
+            self.publication_answered(turn, view, &publication, key_id, code, R::ON);
+        }
         let start = out.bytes.len();
         self.edits.write(&view.bytes[..view.end_of_message() as usize], &mut out.bytes);
         out.finish(target, start);
@@ -92,19 +95,20 @@ impl Proxy {
                 signs::unavailable(&backend.state, turn, view, &token.back);
             }
         }
+        self.call_answered(turn, &essentials, &token, from, code);
         if success {
             self.learn(turn, view, &token, method, setup);
         }
         Ok(())
     }
 
-    /// The token of the topmost Via, ours and genuine.
-    fn verified(&self, essentials: &Essentials<'_>, setup: &Setup) -> Result<ViaToken, Reason> {
+    /// The token of the topmost Via, ours and genuine, and the id of its key.
+    fn verified(&self, essentials: &Essentials<'_>, setup: &Setup) -> Result<(ViaToken, u8), Reason> {
         let text = essentials.via.branch.strip_prefix(super::COOKIE).ok_or(Reason::ForeignResponse)?;
         match ViaToken::decode(text, &setup.ring) {
             Ok((token, key_id)) => {
                 self.stats.key_used(key_id);
-                if token.router == setup.router { Ok(token) } else { Err(Reason::ForeignResponse) }
+                if token.router == setup.router { Ok((token, key_id)) } else { Err(Reason::ForeignResponse) }
             }
             Err(Fault::Foreign) => Err(Reason::ForeignResponse),
             Err(Fault::UnknownKey) => {

@@ -140,18 +140,12 @@ impl<'a> Routes<'a> {
                 if kept.start > i
                     && let Some(item) = field_of(kept.start)
                 {
-                    cut(Span {
-                        start: view.span_of(view.value_of(field)).start,
-                        end: view.span_of(item.value).start,
-                    });
+                    cut(Span { start: view.value_span(field).start, end: view.span_of(item.value).start });
                 }
                 if kept.end < i + in_line
                     && let Some(item) = field_of(kept.end - 1)
                 {
-                    cut(Span {
-                        start: view.span_of(item.value).end,
-                        end: view.span_of(view.value_of(field)).end,
-                    });
+                    cut(Span { start: view.span_of(item.value).end, end: view.value_span(field).end });
                 }
             }
             i += in_line;

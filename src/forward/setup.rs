@@ -6,7 +6,7 @@ use ipnet::IpNet;
 
 use crate::{
     config::{Names, Settings, Side},
-    live::{BackOff, Flows, Moved, Now, Unreachable},
+    live::{BackOff, Calls, Flows, Moved, Now, Unreachable},
     wire::{
         Limits, Transport, put,
         token::{self, Flow, Ring},
@@ -160,6 +160,7 @@ pub struct Shared {
     pub flows: Flows,
     pub moved: Moved,
     pub unreachable: Unreachable,
+    pub calls: Calls,
 }
 
 impl Shared {
@@ -168,6 +169,7 @@ impl Shared {
             flows: Flows::new(settings.limits.flows),
             moved: Moved::new(settings.limits.moved_flows),
             unreachable: Unreachable::new(settings.limits.unreachable),
+            calls: Calls::new(settings.limits.calls),
         }
     }
 }

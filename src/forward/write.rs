@@ -4,6 +4,7 @@ use super::{
     hash,
     hop::Hop,
     io::{Outbox, Target},
+    publication,
     request::Request,
     setup::Setup,
 };
@@ -15,7 +16,7 @@ use crate::{
         name::same_name,
         put,
         reply::{return_address, stamp},
-        token::{Bound, Flow, PathToken, RouteToken, Side, ViaToken, flow_hash, tag_hash},
+        token::{Bound, Flow, PathToken, Publication, RouteToken, Side, ViaToken, flow_hash, tag_hash},
     },
 };
 
@@ -27,6 +28,8 @@ pub struct Plan<'t> {
     pub rule: Option<&'t Rule>,
     /// The first rr token that it came by.
     pub token: Option<RouteToken>,
+    /// SIP-If-Match is a tag of ours.
+    pub unwrap: bool,
 }
 
 /// Appends the request as it leaves to `out`. Gives the hash part of its branch and how many header fields were stripped.
@@ -39,10 +42,11 @@ pub fn request(
 ) -> (u64, u64) {
     let Request { setup, view, essentials, .. } = *request;
     let branch = hash::branch(&setup.ring, request.transaction, essentials, text);
+    let publication = publication::carried(request, plan, text);
     edits.clear();
     let top = view.first(HeaderId::Via).map_or(0, |via| via.line().start);
     edits.replace_with(Span { start: top, end: top }, |t| {
-        write_via(request, plan, branch, t);
+        write_via(request, plan, branch, publication, t);
         if wants_record_route(request.method) && plan.rule.is_none_or(|rule| rule.record_route) {
             write_record_route(request, plan, branch, t);
         }
@@ -55,14 +59,15 @@ pub fn request(
     });
     stamp(view, &essentials.via, request.arrival.peer, edits);
     if let (Some(field), Some(hops)) = (view.first(HeaderId::MaxForwards), essentials.max_forwards) {
-        edits.replace_with(view.span_of(view.value_of(field)), |t| {
-            put::number(hops.saturating_sub(1).into(), t)
-        });
+        edits.replace_with(view.value_span(field), |t| put::number(hops.saturating_sub(1).into(), t));
     }
     if request.routes.edited() {
         request.routes.cuts(view, |span| edits.cut(span));
     }
     edit_request_uri(request, plan, edits);
+    if let Some(publication) = &publication {
+        publication::edit(view, publication, plan.unwrap, edits);
+    }
     if wants_path(request, plan) {
         support_path(view, edits);
     }
@@ -116,7 +121,13 @@ fn moved(request: &Request<'_>, plan: &Plan<'_>) -> Option<(Flow, u32)> {
     (named != now).then(|| (named, tag_hash(request.essentials.from_tag)))
 }
 
-fn write_via(request: &Request<'_>, plan: &Plan<'_>, branch: u64, t: &mut Vec<u8>) {
+fn write_via(
+    request: &Request<'_>,
+    plan: &Plan<'_>,
+    branch: u64,
+    publication: Option<Publication>,
+    t: &mut Vec<u8>,
+) {
     let Request { setup, arrival, essentials, .. } = *request;
     let back = return_address(&essentials.via, arrival.peer);
     let token = ViaToken {
@@ -130,6 +141,7 @@ fn write_via(request: &Request<'_>, plan: &Plan<'_>, branch: u64, t: &mut Vec<u8
         branch,
         loop_hash: request.loop_hash,
         moved: moved(request, plan),
+        publication,
     };
     t.extend_from_slice(b"Via: SIP/2.0/");
     t.extend_from_slice(out_transport(setup, &plan.hop).via().as_bytes());

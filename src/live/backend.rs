@@ -8,14 +8,14 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
 use parking_lot::Mutex;
 
-use super::{Now, signs::Signs};
+use super::{Now, signs::Signs, tags::Tags};
 use crate::config::table::AdminState;
 
 /// What probes and signs say of a backend.
@@ -76,6 +76,12 @@ pub struct BackendState {
     pub counts: Counts,
     /// What cores write, apart from what they read.
     pub signs: Signs,
+    /// Calls that it carries, as `Calls` counts them.
+    pub(super) calls: AtomicUsize,
+    /// The counter behind its entity-tags.
+    pub tags: Tags,
+    /// Answers to publications of Asterisks that stop their publisher for good (SPEC 6.5).
+    pub stops: AtomicU64,
 }
 
 /// What becomes of probes, as metrics say it: order of `Counts::probes`.
@@ -220,6 +226,11 @@ impl BackendState {
     /// Of the last probe that it answered.
     pub fn last_rtt(&self) -> Option<Duration> {
         micros(&self.rtt_us)
+    }
+
+    /// Calls that it carries or that ring there.
+    pub fn calls(&self) -> usize {
+        self.calls.load(Relaxed)
     }
 
     /// One more measured. Control's only.

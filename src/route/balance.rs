@@ -89,6 +89,9 @@ pub fn label(balance: &Balance) -> &'static str {
         Balance::To => "to",
         Balance::Source => "source",
         Balance::Header(_) => "header",
+        Balance::LeastCalls => "least-calls",
+        Balance::LeastLatency => "least-latency",
+        Balance::Priority => "priority",
     }
 }
 
@@ -96,8 +99,8 @@ pub fn label(balance: &Balance) -> &'static str {
 pub fn key(balance: &Balance, facts: &Facts<'_>, names: &Names, out: &mut Vec<u8>) {
     out.clear();
     let written = match balance {
-        Balance::CallId => false,
-        Balance::Resource => resource(facts, names, out),
+        Balance::CallId | Balance::LeastCalls | Balance::LeastLatency => false,
+        Balance::Resource | Balance::Priority => resource(facts, names, out),
         Balance::ResourceEvent => {
             let written = resource(facts, names, out);
             if let Some(package) = matcher::package(facts).filter(|_| written) {

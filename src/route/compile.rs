@@ -102,8 +102,31 @@ impl<'a> Work<'a> {
             self.pools.insert(&pool.name, at as u16);
             self.pool(pool)
         });
-        let pools = pools.collect();
+        let pools: Vec<Pool> = pools.collect();
+        self.tell_apart(&pools);
         Pools::new(pools, self.departed(), self.context.departed_most)
+    }
+
+    /// Entity-tags name a backend by half of its name's hash (SPEC 3.1): no two names may have one half.
+    fn tell_apart(&mut self, pools: &[Pool]) {
+        let mut named: HashMap<u32, &str> = HashMap::default();
+        for (pool, spec) in pools.iter().zip(&self.spec.pools) {
+            for backend in &pool.backends {
+                let other = *named.entry(backend.tag()).or_insert(&backend.name);
+                if *other != *backend.name {
+                    let line =
+                        spec.backends.iter().find(|b| *b.name == *backend.name).map_or(spec.line, |b| b.line);
+                    let name = &backend.name;
+                    self.fault(
+                        line,
+                        format!(
+                            "the table is refused: the names of backends \"{other}\" and \"{name}\" have one hash in \
+                             entity-tags: rename one of them"
+                        ),
+                    );
+                }
+            }
+        }
     }
 
     /// Those that the context believes, those that the table before believed, and those that it had. `Pools::new` drops
@@ -139,6 +162,9 @@ impl<'a> Work<'a> {
             panic: spec.panic,
             probe: spec.probe.clone(),
             migrate_after_ms: spec.migrate_after.as_millis() as u64,
+            limits_calls: spec.backends.iter().any(|backend| backend.max_calls.is_some()),
+            publish_expires_margin: spec.publish_expires_margin,
+            foreign_etag: spec.foreign_etag,
             backends: Vec::with_capacity(spec.backends.len()),
             unresolved: Vec::new(),
         };
@@ -184,6 +210,9 @@ impl<'a> Work<'a> {
         if entries.is_empty() {
             out.unresolved.push(Unresolved {
                 name: spec.name.as_str().into(),
+                uri: spec.uri.as_str().into(),
+                transport: spec.transport,
+                weight: spec.weight,
                 series: self.context.series.series(SeriesKind::Backend, &spec.name, None),
                 admin: spec.state,
                 state: self.context.registry.state(&spec.name, self.context.unix_s),
@@ -223,6 +252,8 @@ impl<'a> Work<'a> {
             transport: spec.transport,
             host: spec.host.to_ascii_lowercase().into_bytes().into(),
             weight: spec.weight.max(1),
+            priority: spec.priority.unwrap_or_default(),
+            max_calls: spec.max_calls,
             admin: spec.state,
             uri: spec.uri.as_str().into(),
             hash: balance::name_hash(&spec.name),

@@ -201,7 +201,7 @@ impl Values {
     fn push<'f>(&mut self, facts: &Facts<'_>, fields: impl Iterator<Item = &'f Field>) {
         let shown = fields.filter(|field| facts.shows(field));
         self.spans.extend(shown.map(|field| {
-            let value = facts.view.span_of(facts.view.value_of(field));
+            let value = facts.view.value_span(field);
             (value.start, value.end)
         }));
     }

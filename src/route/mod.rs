@@ -3,6 +3,7 @@
 pub mod balance;
 mod caches;
 mod chain;
+mod choice;
 pub mod compile;
 pub mod facts;
 mod index;

@@ -26,7 +26,7 @@ use crate::{
         table::{AdminState, Balance, ProbeSpec},
     },
     live::{BackendState, State},
-    wire::Transport,
+    wire::{Method, Transport},
 };
 
 /// A backend by pool and position.
@@ -46,6 +46,10 @@ pub struct Backend {
     /// Host of its URI as written, lower case, no brackets (a Route or R-URI host may name it so).
     pub host: Box<[u8]>,
     pub weight: u32,
+    /// The lowest goes first where the balance is `priority`.
+    pub priority: u16,
+    /// Takes no further INVITE beyond so many calls.
+    pub max_calls: Option<u32>,
     /// The state that the table gives it; the operator's mark in `state` goes before it.
     pub admin: AdminState,
     /// As written: what a probe asks.
@@ -77,6 +81,12 @@ pub struct Pool {
     pub probe: Option<ProbeSpec>,
     /// How long a dialog's refresh toward a backend that is down is asked to come again, in milliseconds (SPEC 8.6).
     pub migrate_after_ms: u64,
+    /// A backend has `max_calls`.
+    pub limits_calls: bool,
+    /// Seconds by which Expires of a PUBLISH is raised; `None`: 30 for packages that begin with `asterisk-`, else 0.
+    pub publish_expires_margin: Option<u16>,
+    /// Entity-tags that are not ours pass though there are several backends (SPEC 6.2).
+    pub foreign_etag: bool,
     /// Each address of each backend; those of one backend stand together.
     pub backends: Vec<Backend>,
     /// Backends by name that have no address now.
@@ -87,6 +97,9 @@ pub struct Pool {
 #[derive(Debug)]
 pub struct Unresolved {
     pub name: Arc<str>,
+    pub uri: Box<str>,
+    pub transport: Transport,
+    pub weight: u32,
     pub series: u32,
     pub admin: AdminState,
     pub state: Arc<BackendState>,
@@ -121,7 +134,7 @@ pub struct Pools {
 }
 
 /// The backends of a pool, close together: a balance reads all of them for each request.
-struct Draws {
+pub(super) struct Draws {
     /// All weights are one, so the greatest draw wins.
     equal: bool,
     /// Hash of the name, 2^64 by the weight, position.
@@ -256,6 +269,18 @@ impl Pools {
         self.at_address(addr, transport).first().copied()
     }
 
+    /// The backend of whose name's hash these are the low bits (entity-tag tokens, SPEC 3.1): that in `pool` where it has
+    /// one there, else its first place.
+    pub fn by_name_hash(&self, low: u32, pool: Option<u16>) -> Option<BackendRef> {
+        let places = self.book.tags.get(&low)?;
+        places.iter().find(|at| Some(at.pool) == pool).or(places.first()).copied()
+    }
+
+    /// What the balance of a pool reads.
+    pub(super) fn draws(&self, pool: u16) -> &Draws {
+        &self.draws[usize::from(pool)]
+    }
+
     /// The backend that a URI's host (a name as written in the table, or an IP literal) and port mean; where the port is
     /// absent or no backend's, the first with that host. `pool_of`: only backends that share a pool with this one.
     pub fn by_host(&self, host: &[u8], port: Option<u16>, pool_of: Option<BackendRef>) -> Option<BackendRef> {
@@ -299,9 +324,9 @@ impl Pools {
         }
         let key = balance::key_hash(key_buf);
         if R::ON {
-            self.record(pool, key, recorder);
+            self.record(pool, key, facts.method, recorder);
         }
-        let Some(index) = self.rendezvous(pool, key) else { return Pick::None };
+        let Some(index) = self.choose(pool, key, facts.method, sender) else { return Pick::None };
         let BackendRef { index, .. } = self.spread(BackendRef { pool, index }, key);
         let target = &of.backends[usize::from(index)];
         let is_sender = |sender: &Backend| sender.addr == target.addr && sender.transport == target.transport;
@@ -328,13 +353,14 @@ impl Pools {
         if next.is_none() && of.panic { draws.winner(key, is(Backend::may_panic)) } else { next }
     }
 
-    fn record<R: Recorder>(&self, pool: u16, key: u64, recorder: &mut R) {
+    fn record<R: Recorder>(&self, pool: u16, key: u64, method: Method, recorder: &mut R) {
         for unresolved in &self.pool(pool).unresolved {
             recorder.candidate(Candidate {
                 name: &unresolved.name,
                 excluded: Some("no address"),
                 score: 0.0,
                 address: None,
+                measured: None,
             });
         }
         let panics = self.panics(pool);
@@ -344,6 +370,7 @@ impl Pools {
                 continue;
             }
             let excluded = match backend.state.state(backend.admin) {
+                State::Up if method == Method::Invite && backend.is_full() => Some("max_calls"),
                 State::Up => None,
                 _ if panics && backend.may_panic() => None,
                 other => Some(other.label()),
@@ -356,6 +383,7 @@ impl Pools {
                     .spread
                     .by_name
                     .then(|| (self.backend(self.spread(at, key)).addr, backend.spread.count)),
+                measured: backend.measured(&self.pool(pool).balance),
             });
         }
     }
@@ -371,7 +399,7 @@ impl Draws {
         Draws { equal: backends.windows(2).all(|pair| pair[0].1 == pair[1].1), backends }
     }
 
-    fn winner(&self, key: u64, among: impl Fn(u16) -> bool) -> Option<u16> {
+    pub(super) fn winner(&self, key: u64, among: impl Fn(u16) -> bool) -> Option<u16> {
         let backends = self.backends.iter().filter(|(.., at)| among(*at));
         if self.equal {
             let winner = backends.max_by_key(|(hash, ..)| balance::draw(key, *hash));
@@ -405,8 +433,27 @@ impl Backend {
     }
 
     /// Neither drained nor off: only its health is against it.
-    fn may_panic(&self) -> bool {
+    pub(super) fn may_panic(&self) -> bool {
         self.state.mark().unwrap_or(self.admin) == AdminState::Active
+    }
+
+    /// How entity-tag tokens name it (SPEC 3.1): half of its name's hash, which outlives moves of its address. Where its URI
+    /// names a host each address is another process with tags of its own, so the address is in it too.
+    pub fn tag(&self) -> u32 {
+        let address = if self.spread.by_name { self.spread.hash } else { 0 };
+        (self.hash ^ address) as u32
+    }
+
+    /// What the balance weighs beside the hash, for people.
+    fn measured(&self, balance: &Balance) -> Option<String> {
+        match balance {
+            Balance::LeastCalls => Some(format!("{} calls", self.state.calls())),
+            Balance::LeastLatency => Some(
+                self.state.rtt().map_or("no round trip yet".to_owned(), |rtt| format!("round trip {rtt:?}")),
+            ),
+            Balance::Priority => Some(format!("priority {}", self.priority)),
+            _ => None,
+        }
     }
 
     /// The score of this backend for a key, for people: the balance compares in integers.
@@ -443,6 +490,8 @@ struct Book {
     /// Port, transport and last second of those that left, by address.
     departed: HashMap<IpAddr, Vec<(Option<u16>, Transport, u64)>>,
     names: HashMap<Box<[u8]>, Found>,
+    /// By the low bits of the hash of its name.
+    tags: HashMap<u32, Vec<BackendRef>>,
     ips: HashMap<IpAddr, Found>,
 }
 
@@ -474,6 +523,7 @@ impl Book {
         let addr = canonical(backend.addr);
         let ip = addr.ip();
         self.listed.entry((backend.transport, addr)).or_default().push(at);
+        self.tags.entry(backend.tag()).or_default().push(at);
         if backend.transport.is_datagram() {
             self.datagram.entry(addr).or_insert(at);
             self.members.insert((at.pool, addr));

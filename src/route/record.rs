@@ -18,15 +18,17 @@ pub enum MatchKey<'a> {
 }
 
 /// A backend that the balance looked at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Candidate<'a> {
     pub name: &'a str,
-    /// Why it is none: `drain`, `off`, `sender`, `no address`; `None` where it takes part.
+    /// Why it is none: `drain`, `off`, `max_calls`, `no address`; `None` where it takes part.
     pub excluded: Option<&'static str>,
     /// Its rendezvous score; the highest wins.
     pub score: f64,
     /// Where its URI names a host: the address that takes the request, and of how many.
     pub address: Option<(std::net::SocketAddr, u16)>,
+    /// What goes before the score: calls, round trip, priority.
+    pub measured: Option<String>,
 }
 
 /// Sees each step of a decision. With `ON` false every call compiles to nothing.

@@ -53,6 +53,7 @@ numbers! {
         ForgedVia => TOKENS_FORGED "via";
         ForgedRoute => TOKENS_FORGED "rr";
         ForgedPath => TOKENS_FORGED "path";
+        ForgedEtag => TOKENS_FORGED "etag";
         /// Tokens with an unknown key id.
         UnknownKey => TOKEN_UNKNOWN_KEY;
         PinHits => PIN_HITS;
@@ -65,6 +66,14 @@ numbers! {
         MovedDropped => MOVED_FLOWS_DROPPED;
         UnreachableDropped => UNREACHABLE_FLOWS_DROPPED;
         Undeliverable => UNDELIVERABLE;
+        EtagsWrapped => ETAGS_WRAPPED;
+        SparedRefreshes => PUBLISH_SPARED "refresh";
+        SparedRemoves => PUBLISH_SPARED "remove";
+        PublisherChallenged => PUBLISHER_STOPS "challenge";
+        PublisherTooBrief => PUBLISHER_STOPS "min_expires";
+        RestartsByTag => RESTARTS_BY_TAG;
+        CallsRecorded => CALLS_RECORDED;
+        CallsDropped => CALLS_DROPPED;
         RuleLimited => RULE_LIMITED;
         KernelDrops => KERNEL_DROPS;
         SendErrors => SEND_ERRORS;

@@ -168,6 +168,24 @@ metrics! {
         "Since the last good answer about the host that this backend's URI names.";
     ADDRESSES_REFUSING: Gauge Count "tidings_addresses_refusing" []
         "Addresses of backends that refused a request a moment ago.";
+    ETAGS_WRAPPED: Counter Count "tidings_etags_wrapped_total" []
+        "Entity-tags of backends that were wrapped in a token.";
+    PUBLISH_SPARED: Counter Count "tidings_publish_spared_total" ["kind"]
+        "Refreshes and removes of Asterisks' publications that are gone, answered 200 instead of 412.";
+    PUBLISHER_STOPS: Counter Count "tidings_publisher_stops_total" ["cause"]
+        "Answers of backends that stop an Asterisk publisher for good: 401, 407, and 423 without Min-Expires.";
+    RESTARTS_BY_TAG: Counter Count "tidings_backend_restarts_by_tag_total" []
+        "Restarts of backends that were told by an entity-tag clearly below one already seen.";
+    CALLS: Gauge Count "tidings_calls" []
+        "Calls on record, ringing ones included.";
+    CALLS_LIMIT: Gauge Count "tidings_calls_limit" []
+        "Room for calls.";
+    CALLS_RECORDED: Counter Count "tidings_calls_recorded_total" []
+        "Calls that were answered.";
+    CALLS_DROPPED: Counter Count "tidings_calls_dropped_total" []
+        "Calls that had to make room and are counted no more.";
+    BACKEND_CALLS: Gauge Count "tidings_backend_calls" ["backend"]
+        "Calls on record that this backend carries, ringing ones included.";
     KERNEL_DROPS: Counter Count "tidings_udp_kernel_drops_total" []
         "Datagrams that the kernel dropped because a receive buffer was full.";
     SEND_ERRORS: Counter Count "tidings_send_errors_total" []

@@ -25,6 +25,8 @@ numbers! {
         DnsUnresolved => DNS_UNRESOLVED;
         DnsAddressesLimit => DNS_ADDRESSES_LIMIT;
         AddressesRefusing => ADDRESSES_REFUSING;
+        Calls => CALLS;
+        CallsLimit => CALLS_LIMIT;
         LimitMessage => LIMIT_MESSAGE;
         LimitHeaderLines => LIMIT_HEADER_LINES;
         LimitStartLine => LIMIT_START_LINE;

@@ -52,6 +52,7 @@ reasons! {
     TwoCSeq             "two_cseq"             400 "More Than One CSeq";
     TwoMaxForwards      "two_max_forwards"     400 "More Than One Max-Forwards";
     TwoContentLength    "two_content_length"   400 "More Than One Content-Length";
+    TwoIfMatch          "two_if_match"         400 "More Than One SIP-If-Match";
     CSeqMethod          "cseq_method"          400 "CSeq Method Mismatch";
     UriScheme           "uri_scheme"           416 "Unsupported URI Scheme";
     Version             "version"              505 "Version Not Supported";
@@ -81,6 +82,12 @@ reasons! {
     Grace               "grace"                503 "Service Unavailable";
     Ourselves           "ourselves"            482 "Loop Detected";
     Sips                "sips"                 480 "Temporarily Unavailable";
+    EtagForged          "etag_forged"          412 "Conditional Request Failed";
+    EtagUnknownKey      "etag_unknown_key"     412 "Conditional Request Failed";
+    EtagForeign         "etag_foreign"         412 "Conditional Request Failed";
+    EtagGone            "etag_gone"            412 "Conditional Request Failed";
+    EtagDown            "etag_down"            412 "Conditional Request Failed";
+    EtagRestarted       "etag_restarted"       412 "Conditional Request Failed";
     Limited             "limited"              503 "Service Unavailable";
     CancelUnmatched     "cancel_unmatched"     481 "Call/Transaction Does Not Exist";
     Unreachable         "unreachable"          503 "Service Unavailable";

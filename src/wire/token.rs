@@ -4,6 +4,10 @@
 //! is decided in `forward`. A token that does not decode is a `Fault`, which the caller turns into SPEC 3.1's answer.
 #![doc = include_str!("tokens.md")]
 
+mod etag;
+
+pub use etag::{EtagToken, Publication};
+
 use std::{
     hash::Hasher,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -86,6 +90,8 @@ pub struct ViaToken {
     pub loop_hash: u32,
     /// The flow that the request's token named, where it came by another (`back`), and the hash of its From tag (SPEC 7.2).
     pub moved: Option<(Flow, u32)>,
+    /// Of a PUBLISH to a backend (SPEC 6.1).
+    pub publication: Option<Publication>,
 }
 
 /// What a Record-Route of ours says (SPEC 3.2).
@@ -125,7 +131,7 @@ const ROUTE: u8 = 1;
 const PATH: u8 = 2;
 
 /// The first characters that version and type leave to each type: most foreign texts are told by theirs.
-const FIRST: [&[u8; 4]; 3] = [b"QRST", b"UVWX", b"YZab"];
+const FIRST: [&[u8; 4]; 4] = [b"QRST", b"UVWX", b"YZab", b"cdef"];
 
 /// Longest payload with its MAC, in bytes (a via token with a moved IPv6 flow on wildcard listeners), and a little more.
 const MAX: usize = 128;
@@ -236,7 +242,8 @@ impl ViaToken {
         let to_client = matches!(self.bound, Bound::Client(_));
         w.put(&[u8::from(self.from_backend)
             | u8::from(to_client) << 1
-            | u8::from(self.moved.is_some()) << 2]);
+            | u8::from(self.moved.is_some()) << 2
+            | u8::from(self.publication.is_some()) << 3]);
         w.flow(&self.back, 0);
         if let Bound::Client(hash) = self.bound {
             w.put(&hash.to_be_bytes());
@@ -247,6 +254,9 @@ impl ViaToken {
             w.flow(flow, 0);
             w.put(&tag.to_be_bytes());
         }
+        if let Some(publication) = &self.publication {
+            publication.write(&mut w);
+        }
         ring.seal(w, b"", out);
     }
 
@@ -254,14 +264,16 @@ impl ViaToken {
     pub fn decode(text: &[u8], ring: &Ring) -> Result<(ViaToken, u8), Fault> {
         let (router, key_id, token) = ring.open(VIA, text, b"", |r| {
             let flags = r.byte()?;
-            if flags & !7 != 0 {
+            if flags & !15 != 0 {
                 return None;
             }
             let (back, _) = r.flow()?;
             let bound = if flags & 2 != 0 { Bound::Client(r.u32()?) } else { Bound::Backend };
             let (branch, loop_hash) = (u64::from_be_bytes(r.take()?), r.u32()?);
             let moved = if flags & 4 != 0 { Some((r.flow()?.0, r.u32()?)) } else { None };
-            Some(ViaToken { router: 0, back, from_backend: flags & 1 != 0, bound, branch, loop_hash, moved })
+            let publication = if flags & 8 != 0 { Some(Publication::read(r)?) } else { None };
+            let from_backend = flags & 1 != 0;
+            Some(ViaToken { router: 0, back, from_backend, bound, branch, loop_hash, moved, publication })
         })?;
         Ok((ViaToken { router, ..token }, key_id))
     }

@@ -141,6 +141,12 @@ impl<'a> View<'a> {
         field.value(self.bytes)
     }
 
+    /// Where the value of a field stands.
+    #[inline]
+    pub fn value_span(self, field: &Field) -> Span {
+        self.span_of(self.value_of(field))
+    }
+
     /// Where a part of the message stands in it. Panics on a slice of anything else, which is a bug.
     #[inline]
     pub fn span_of(self, part: &[u8]) -> Span {

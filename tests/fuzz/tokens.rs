@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use tidings::wire::token::{PathToken, Ring, RouteToken, ViaToken};
+use tidings::wire::token::{EtagToken, PathToken, Ring, RouteToken, ViaToken};
 
 fuzz_target!(|bytes: &[u8]| {
     // Two keys, so that the first byte can name one that signs, one that only verifies, or none.
@@ -18,6 +18,9 @@ fuzz_target!(|bytes: &[u8]| {
         key
     } else if let Ok((token, key)) = PathToken::decode(text, &ring) {
         token.encode(&ring, &mut again);
+        key
+    } else if let Ok((token, original, key)) = EtagToken::decode(text, &ring, |key| key.into()) {
+        assert!(token.encode(&ring, key, key.into(), original, &mut again));
         key
     } else {
         return;

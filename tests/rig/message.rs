@@ -83,6 +83,12 @@ impl Request {
         self
     }
 
+    /// The same with another method and CSeq.
+    pub fn into_method(mut self, method: &str, cseq: u32) -> Request {
+        self.method = method.to_owned();
+        self.with("CSeq", format!("{cseq} {method}"))
+    }
+
     pub fn without(mut self, name: &str) -> Request {
         self.fields.retain(|field| !Request::is(name)(field));
         self

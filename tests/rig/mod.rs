@@ -8,6 +8,7 @@
 // Each test binary compiles this module for itself and uses its own part of it.
 #![allow(dead_code)]
 
+pub mod compositor;
 pub mod dns;
 pub mod http;
 pub mod kamailio;
@@ -24,7 +25,8 @@ pub mod text;
 
 #[allow(unused_imports)]
 pub use self::{
-    kamailio::Kamailio, metrics::Metrics, party::Party, process::Process, router::Router, sipp::Scenario,
+    compositor::Compositor, kamailio::Kamailio, metrics::Metrics, party::Party, process::Process,
+    router::Router, sipp::Scenario,
 };
 
 use std::{

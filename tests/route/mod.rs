@@ -147,6 +147,8 @@ pub fn pool(name: &str, backends: &[&str]) -> PoolSpec {
         any_port: false,
         listener: None,
         silence: true,
+        publish_expires_margin: None,
+        foreign_etag: false,
         panic: false,
         probe: None,
         migrate_after: MIGRATE_AFTER,
@@ -165,6 +167,8 @@ pub fn backend(name: &str, addr: &str) -> BackendSpec {
         transport: Transport::Udp,
         weight: 1,
         state: AdminState::Active,
+        priority: None,
+        max_calls: None,
         line: 2,
     }
 }

@@ -7,6 +7,7 @@
 #[path = "../rig/mod.rs"]
 mod rig;
 
+mod etags;
 mod headers;
 mod loops;
 mod neighbours;

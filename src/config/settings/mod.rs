@@ -113,7 +113,8 @@ pub struct Limits {
     pub wire: WireLimits,
     /// Pins per core (32 bytes each).
     pub pins: usize,
-    /// Call records per process (32 bytes each; issue on backends).
+    /// Call records per process (32 bytes each).
+    pub calls: usize,
     pub flows: usize,
     pub moved_flows: usize,
     /// Flows that an ICMP error has closed.
@@ -234,6 +235,7 @@ impl Default for Limits {
         Limits {
             wire: WireLimits::default(),
             pins: 262_144,
+            calls: 100_000,
             flows: 100_000,
             moved_flows: 100_000,
             unreachable: 10_000,

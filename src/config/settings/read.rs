@@ -35,11 +35,12 @@ const SECTIONS: [&str; 15] = [
 ];
 const LISTEN: [&str; 5] = ["name", "transport", "address", "side", "advertise"];
 const HEALTH: [&str; 5] = ["probes", "silence", "busy_sources", "busy_window", "longest_pause"];
-const LIMITS: [&str; 9] = [
+const LIMITS: [&str; 10] = [
     "message",
     "header_lines",
     "start_line",
     "pins",
+    "calls",
     "flows",
     "moved_flows",
     "unreachable",
@@ -391,6 +392,7 @@ fn limits(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Limits) {
             "header_lines" => (&mut out.wire.header_lines, 8..=10_000),
             "start_line" => (&mut out.wire.start_line, 256..=64 << 10),
             "pins" => (&mut out.pins, 64..=1 << 26),
+            "calls" => (&mut out.calls, 64..=1 << 26),
             "flows" => (&mut out.flows, 1..=1 << 28),
             "moved_flows" => (&mut out.moved_flows, 1..=1 << 28),
             "unreachable" => (&mut out.unreachable, 1..=1 << 28),

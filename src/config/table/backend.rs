@@ -18,7 +18,7 @@ use super::{
 };
 use crate::wire::Transport;
 
-const KEYS: [&str; 4] = ["name", "uri", "weight", "state"];
+const KEYS: [&str; 6] = ["name", "uri", "weight", "state", "priority", "max_calls"];
 
 /// A backend's index in its pool is 16 bits on the path.
 const MOST_BACKENDS: usize = 65_535;
@@ -91,6 +91,7 @@ fn backend<'i>(
     span: &Range<usize>,
 ) -> Option<(BackendSpec, Range<usize>, Range<usize>)> {
     let (mut name, mut uri, mut weight, mut state) = (None, None, 1, AdminState::Active);
+    let (mut priority, mut max_calls) = (None, None);
     for (key, value) in in_order(table) {
         match key.get_ref().as_ref() {
             "name" => name = faults.name("name", value),
@@ -100,10 +101,15 @@ fn backend<'i>(
                 weight = number.and_then(|number| u32::try_from(number).ok()).unwrap_or(1);
             }
             "state" => state = admin_state(faults, value).unwrap_or_default(),
-            "priority" => faults.not_yet(key, "use weight, or state = \"drain\" for a spare"),
-            "max_subscriptions" | "max_calls" => {
-                faults.not_yet(key, "backends are not counted so far; leave it out")
+            "priority" => {
+                let number = faults.integer("priority", value, 0..=65_535);
+                priority = number.and_then(|number| u16::try_from(number).ok());
             }
+            "max_calls" => {
+                let number = faults.integer("max_calls", value, 1..=1_000_000);
+                max_calls = number.and_then(|number| u32::try_from(number).ok());
+            }
+            "max_subscriptions" => faults.not_yet(key, "subscriptions are not counted so far; leave it out"),
             "accept" => faults.not_yet(key, "it filters what a fork of a PUBLISH sends; leave it out"),
             _ => faults.unknown_key(key, "[[pool.backend]]", KEYS),
         }
@@ -124,6 +130,8 @@ fn backend<'i>(
         transport,
         weight,
         state,
+        priority,
+        max_calls,
         line: faults.line_of(span.start),
     };
     Some((backend, name.span, uri.span))

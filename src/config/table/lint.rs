@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::{
     super::document::{Faults, quoted},
-    ActionSpec, AdminState, MatchSpec, PatternSpec, PoolSpec, SourceSpec, Subject, TableSpec,
+    ActionSpec, AdminState, Balance, MatchSpec, PatternSpec, PoolSpec, SourceSpec, Subject, TableSpec,
 };
 
 /// Offsets of the headers, in the order of the table's pools and rules.
@@ -58,6 +58,9 @@ fn pools(faults: &mut Faults<'_>, spec: &TableSpec, places: &Places) {
             }
         }
     }
+    for (pool, at) in spec.pools.iter().zip(&places.pools) {
+        priorities(faults, pool, *at);
+    }
     // `request-uri` may reach a backend of any pool.
     let any = spec.rules.iter().any(|rule| rule.action == ActionSpec::RequestUri);
     for (pool, at) in spec.pools.iter().zip(&places.pools) {
@@ -71,6 +74,21 @@ fn pools(faults: &mut Faults<'_>, spec: &TableSpec, places: &Places) {
             faults
                 .warning(*at..*at, format!("pool {name} has no active backend: new requests to it get 503"));
         }
+    }
+}
+
+/// A priority that is left out is 0, which goes first: hardly meant where others have one.
+fn priorities(faults: &mut Faults<'_>, pool: &PoolSpec, at: usize) {
+    let (name, backends) = (quoted(&pool.name), &pool.backends);
+    if pool.balance != Balance::Priority {
+        if backends.iter().any(|backend| backend.priority.is_some()) {
+            let message = format!("pool {name}: priority has no effect but with balance = \"priority\"");
+            faults.warning(at..at, message);
+        }
+    } else if let Some(backend) = backends.iter().find(|backend| backend.priority.is_none()) {
+        let backend = quoted(&backend.name);
+        let message = format!("pool {name}: backend {backend} has no priority, which counts as 0, the first");
+        faults.warning(at..at, message);
     }
 }
 

@@ -56,7 +56,7 @@ pub enum ListenerUser {
     Rule(String),
 }
 
-/// Balance of a pool (SPEC 5.3). Hash balances only, so far.
+/// Balance of a pool (SPEC 5.3).
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum Balance {
     #[default]
@@ -71,6 +71,24 @@ pub enum Balance {
     Source,
     /// Header name, lower case.
     Header(Box<str>),
+    /// Fewest calls by weight.
+    LeastCalls,
+    /// Of two by hash the one with the shorter round trip of its probes.
+    LeastLatency,
+    /// Those with the lowest number first; among them as `Resource`.
+    Priority,
+}
+
+impl Balance {
+    /// Something other than a hash has a say.
+    pub fn is_measured(&self) -> bool {
+        matches!(self, Balance::LeastCalls | Balance::LeastLatency | Balance::Priority)
+    }
+
+    /// The choice depends on state, or on a header that a CANCEL lacks: it leaves a pin (SPEC 7.1).
+    pub fn is_stateful(&self) -> bool {
+        self.is_measured() || matches!(self, Balance::Header(_))
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -88,6 +106,11 @@ pub struct PoolSpec {
     pub probe: Option<ProbeSpec>,
     /// SPEC 8.6; default 30 s.
     pub migrate_after: Duration,
+    /// Seconds by which Expires of every PUBLISH is raised (SPEC 6.4); `None`: 30 for packages that begin with
+    /// `asterisk-`, else 0.
+    pub publish_expires_margin: Option<u16>,
+    /// `foreign_etag`: "pass", default "412" (SPEC 6.2).
+    pub foreign_etag: bool,
     pub backends: Vec<BackendSpec>,
     pub line: usize,
 }
@@ -115,6 +138,9 @@ pub struct BackendSpec {
     /// At least 1; default 1.
     pub weight: u32,
     pub state: AdminState,
+    /// The lowest goes first where the balance is `priority`; `None` counts as 0.
+    pub priority: Option<u16>,
+    pub max_calls: Option<u32>,
     pub line: usize,
 }
 

@@ -1,6 +1,6 @@
 //! `[[pool]]`: backends that share the work, and how it is shared (SPEC 5.3, 5.4).
 
-use std::{collections::HashMap, ops::Range};
+use std::{collections::HashMap, ops::Range, time::Duration};
 
 use toml::de::{DeTable, DeValue};
 
@@ -16,10 +16,21 @@ use super::{
     probe::{self, MIGRATE_AFTER, ProbeSpec},
 };
 
-const KEYS: [&str; 9] =
-    ["name", "balance", "any_port", "listener", "unavailable", "panic", "probe", "migrate_after", "backend"];
+const KEYS: [&str; 11] = [
+    "name",
+    "balance",
+    "any_port",
+    "listener",
+    "unavailable",
+    "panic",
+    "probe",
+    "migrate_after",
+    "publish_expires_margin",
+    "foreign_etag",
+    "backend",
+];
 const RESERVED: [&str; 4] = ["backends", "clients", "flow", "request-uri"];
-const BALANCES: [&str; 10] = [
+const BALANCES: [&str; 13] = [
     "resource",
     "resource+event",
     "user",
@@ -30,7 +41,13 @@ const BALANCES: [&str; 10] = [
     "to",
     "source",
     "header:NAME",
+    "least-calls",
+    "least-latency",
+    "priority",
 ];
+
+/// A via token has 15 bits for its seconds.
+const LONGEST_MARGIN: Duration = Duration::from_secs(3600);
 
 /// A pool's index is 16 bits on the path.
 const MOST_POOLS: usize = 65_535;
@@ -83,6 +100,8 @@ fn pool<'i>(
         panic: false,
         probe: Some(ProbeSpec::default()),
         migrate_after: MIGRATE_AFTER,
+        publish_expires_margin: None,
+        foreign_etag: false,
         backends: Vec::new(),
         line: faults.line_of(span.start),
     };
@@ -120,9 +139,18 @@ fn pool<'i>(
                 let after = time(faults, "migrate_after", value, probe::LONGEST);
                 pool.migrate_after = after.unwrap_or(MIGRATE_AFTER);
             }
-            "publish_expires_margin" | "foreign_etag" => {
-                faults.not_yet(key, "affinity of publications comes with backends; leave it out");
-            }
+            "publish_expires_margin" => pool.publish_expires_margin = margin(faults, value),
+            "foreign_etag" => match faults.string("foreign_etag", value) {
+                Some(text) if matches!(text.value, "412" | "pass") => {
+                    pool.foreign_etag = text.value == "pass"
+                }
+                Some(text) => {
+                    let message =
+                        format!("foreign_etag: {} is neither \"412\" nor \"pass\"", quoted(text.value));
+                    faults.error(text.span, message);
+                }
+                None => {}
+            },
             "migrate" => faults.not_yet(key, "migration comes with subscriptions; leave it out"),
             "backend" => {
                 backend::backends(faults, value, &mut pool.backends, known);
@@ -164,6 +192,20 @@ fn pool_name(faults: &mut Faults<'_>, text: Text<'_>) -> Option<String> {
     Some(text.value.to_owned())
 }
 
+/// `30`, `"30s"`, `"1m"`: whole seconds.
+fn margin(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<u16> {
+    let key = "publish_expires_margin";
+    if let DeValue::Integer(_) = value.get_ref() {
+        let seconds = faults.integer(key, value, 0..=LONGEST_MARGIN.as_secs())?;
+        return u16::try_from(seconds).ok();
+    }
+    let margin = time(faults, key, value, LONGEST_MARGIN)?;
+    if margin.subsec_millis() != 0 {
+        faults.error(value.span(), format!("{key}: Expires counts whole seconds"));
+    }
+    u16::try_from(margin.as_secs()).ok()
+}
+
 fn balance(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<Balance> {
     let text = faults.string("balance", value)?;
     let fault = match text.value {
@@ -176,7 +218,10 @@ fn balance(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<Balance> {
         "from" => return Some(Balance::From),
         "to" => return Some(Balance::To),
         "source" => return Some(Balance::Source),
-        "least-subscriptions" | "least-calls" | "least-latency" | "priority" => {
+        "least-calls" => return Some(Balance::LeastCalls),
+        "least-latency" => return Some(Balance::LeastLatency),
+        "priority" => return Some(Balance::Priority),
+        "least-subscriptions" => {
             format!(
                 "balance {} is not in this version yet: use one by hash, such as \"resource\"",
                 quoted(text.value)

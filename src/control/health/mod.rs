@@ -106,8 +106,8 @@ impl Watcher {
         for (at, backend) in pools.backends() {
             let probe = pools.pool(at.pool).probe.as_ref();
             match watches.get_mut(&backend.name) {
-                // In several pools: probed as the first of them that has probes says.
-                Some(watch) => watch.or_probe(backend, probe),
+                // In several pools: probed as the first of them that has probes says. Or another address of it.
+                Some(watch) => watch.also(backend, probe),
                 None => {
                     let watch = Watch::new(backend, probe, self.seed, now);
                     watches.insert(backend.name.clone(), watch);

@@ -1,7 +1,10 @@
 //! One backend as it is watched: when it is probed next, what its silence and the cores' signs mean, and the change of
 //! its health with the one log line of it.
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -11,7 +14,7 @@ use super::{
 };
 use crate::{
     config::table::{AdminState, ProbeSpec},
-    live::{BackendState, Health, Noticed, Now, Sign, State},
+    live::{AddressState, BackendState, Health, Noticed, Now, Sign, State},
     route::Backend,
     stats::OTHER,
 };
@@ -28,8 +31,10 @@ pub(super) struct Watch {
     pub due_ms: u64,
     /// What the table says of it, where it is first named.
     admin: AdminState,
-    /// `None`: no pool of it has probes.
+    /// `None`: no pool of it has probes. Where its URI names a host: the address that is asked now.
     target: Option<Arc<Target>>,
+    /// Its addresses, the most wanted first; one where its URI has it.
+    addresses: Vec<Address>,
     judge: Judge,
     started_ms: u64,
     under_way: bool,
@@ -43,6 +48,16 @@ pub(super) struct Watch {
     watched_ms: u64,
 }
 
+/// One address of a backend, as far as probes need it.
+struct Address {
+    addr: SocketAddr,
+    local: IpAddr,
+    state: Arc<AddressState>,
+}
+
+/// So long an address is passed over that failed a probe while its backend has others; the sweep of addresses ends it.
+const AVOID_MS: u64 = 30_000;
+
 impl Watch {
     pub fn new(backend: &Backend, probe: Option<&ProbeSpec>, seed: u64, now: Now) -> Watch {
         let target = target(backend, probe);
@@ -55,6 +70,7 @@ impl Watch {
             due_ms,
             admin: backend.admin,
             target,
+            addresses: vec![Address::of(backend)],
             judge: Judge::default(),
             started_ms: 0,
             under_way: false,
@@ -65,9 +81,12 @@ impl Watch {
         }
     }
 
-    /// It stands in another pool too.
-    pub fn or_probe(&mut self, backend: &Backend, probe: Option<&ProbeSpec>) {
+    /// It stands in another place too: another address of it, or another pool.
+    pub fn also(&mut self, backend: &Backend, probe: Option<&ProbeSpec>) {
         self.target = self.target.take().or_else(|| target(backend, probe));
+        if !self.addresses.iter().any(|known| known.addr == backend.addr) {
+            self.addresses.push(Address::of(backend));
+        }
     }
 
     /// Takes over from the watch of the table before.
@@ -158,7 +177,39 @@ impl Watch {
         self.delayed = false;
         // Unless a sign comes meanwhile, what becomes of it says when the next is due.
         self.due_ms = u64::MAX;
+        self.aim();
         self.target.clone()
+    }
+
+    /// The next probe goes to the first address that does not refuse.
+    fn aim(&mut self) {
+        let wanted = self.addresses.iter().find(|address| !address.state.is_down());
+        let (Some(wanted), Some(target)) = (wanted.or(self.addresses.first()), &mut self.target) else {
+            return;
+        };
+        if target.address != wanted.addr {
+            let target = Arc::make_mut(target);
+            (target.address, target.local) = (wanted.addr, wanted.local);
+        }
+    }
+
+    /// Notes how the address fared that was asked. True where it failed and another may do: that is the next to be asked,
+    /// before anything is said of the backend.
+    fn falls_back(&self, asked: SocketAddr, outcome: Outcome, now: Now) -> bool {
+        let Some(address) = self.addresses.iter().find(|known| known.addr == asked) else { return false };
+        match outcome {
+            Outcome::Unsent => return false,
+            Outcome::Answered { .. } => {
+                address.state.clear();
+                return false;
+            }
+            Outcome::Silent | Outcome::Refused | Outcome::Unreachable => {}
+        }
+        if self.addresses.len() == 1 {
+            return false;
+        }
+        address.state.refuse(now.mono_ms + AVOID_MS);
+        self.addresses.iter().any(|other| !other.state.is_down())
     }
 
     /// What became of its probe; `random` spreads the next one.
@@ -172,6 +223,10 @@ impl Watch {
         let unsent = std::mem::replace(&mut self.unsent, outcome == Outcome::Unsent);
         if self.unsent && !unsent {
             tracing::warn!(backend = %self.state.name, local = %target.local, "its probes cannot be sent from here");
+        }
+        if self.falls_back(target.address, outcome, now) {
+            self.due_ms = now.mono_ms.max(self.started_ms + APART_MS);
+            return;
         }
         let verdict =
             self.judge.probed(self.state.health(), outcome, &target.rules, longest_pause_s, now.mono_ms);
@@ -210,6 +265,12 @@ fn label(health: Health) -> &'static str {
     }
 }
 
+impl Address {
+    fn of(backend: &Backend) -> Address {
+        Address { addr: backend.addr, local: backend.local.ip(), state: backend.spread.state.clone() }
+    }
+}
+
 fn target(backend: &Backend, probe: Option<&ProbeSpec>) -> Option<Arc<Target>> {
     probe.map(|rules| {
         Arc::new(Target {
@@ -245,6 +306,7 @@ mod tests {
             series: 1,
             due_ms: 60_000,
             admin: AdminState::Active,
+            addresses: vec![Address { addr: target.address, local, state: Arc::default() }],
             target: Some(Arc::new(target)),
             judge: Judge::default(),
             started_ms: 0,
@@ -314,6 +376,31 @@ mod tests {
         assert!(watch.is_due(at(1_000_000)), "what it has goes on, so it is asked");
         watch.start(at(1_000_000));
         assert!(!watch.is_due(at(1_005_999)) && watch.is_due(at(1_006_000)), "a probe that is lost");
+    }
+
+    #[test]
+    fn of_several_addresses_the_next_is_asked_before_the_backend_is_judged() {
+        let mut watch = watch();
+        let (first, second) = (watch.addresses[0].addr, "192.0.2.12:5060".parse().expect("an address"));
+        watch.addresses.push(Address {
+            addr: second,
+            local: watch.addresses[0].local,
+            state: Arc::default(),
+        });
+        let ask = |watch: &mut Watch, outcome, ms| {
+            let target = watch.start(at(ms)).expect("it is probed");
+            watch.probed(outcome, 300, 1, at(ms));
+            (target.address, watch.state.health())
+        };
+        assert_eq!(ask(&mut watch, OK, 10_000), (first, Health::Up));
+        assert_eq!(ask(&mut watch, Outcome::Refused, 20_000), (first, Health::Up));
+        assert!(watch.addresses[0].state.is_down() && watch.is_due(at(20_100)));
+        assert_eq!(ask(&mut watch, OK, 20_100), (second, Health::Up));
+        // None is left: now it is the backend.
+        assert_eq!(ask(&mut watch, Outcome::Refused, 30_000), (second, Health::Down));
+        assert_eq!(ask(&mut watch, OK, 40_000), (first, Health::Down));
+        assert!(!watch.addresses[0].state.is_down(), "it answers again");
+        assert_eq!(ask(&mut watch, OK, 41_000), (first, Health::Up));
     }
 
     #[test]

@@ -45,7 +45,7 @@ fn a_request_and_its_ranges() {
         assert_eq!(v.value(To), Some(&b"<sip:b@h>"[..]));
         let to = v.first(To).expect("To");
         assert_eq!((v.of(to.name()), v.of(to.line())), (&b"To"[..], &b"To: <sip:b@h>\r\n"[..]));
-        assert_eq!(v.span_of(v.value_of(to)), Span { start: to.line().start + 4, end: to.line().end - 2 });
+        assert_eq!(v.value_span(to), Span { start: to.line().start + 4, end: to.line().end - 2 });
         assert_eq!(v.header_start(), 25);
         assert_eq!(v.header_end() + 3, v.end_of_message());
         assert_eq!(v.first(Route).map(|_| ()), None);

@@ -41,8 +41,12 @@ fn side() -> impl Strategy<Value = Side> {
 }
 
 fn via() -> impl Strategy<Value = ViaToken> {
-    (any::<(u8, bool, bool, u32, u64, u32)>(), flow(), proptest::option::of((flow(), any::<u32>()))).prop_map(
-        |((router, from_backend, client, hash, branch, loop_hash), back, moved)| ViaToken {
+    let publication = any::<(u64, u32, u16, bool)>().prop_map(|(key, backend, margin, asterisk)| {
+        Publication { key, backend, margin: margin >> 1, asterisk }
+    });
+    let more = (proptest::option::of((flow(), any::<u32>())), proptest::option::of(publication));
+    (any::<(u8, bool, bool, u32, u64, u32)>(), flow(), more).prop_map(
+        |((router, from_backend, client, hash, branch, loop_hash), back, (moved, publication))| ViaToken {
             router,
             back,
             from_backend,
@@ -50,6 +54,7 @@ fn via() -> impl Strategy<Value = ViaToken> {
             branch,
             loop_hash,
             moved,
+            publication,
         },
     )
 }

@@ -1,0 +1,95 @@
+//! Call records (SPEC 7.1): an INVITE that leaves rings at its backend, its 2xx leaves the record of the dialog, a BYE
+//! ends it. What they are for stands in `live::calls`.
+//!
+//! The BYE itself ends the record, not its answer: whoever sends one is done (RFC 3261 15.1.1), and one to a backend that
+//! died is never answered. Of two backends that call each other the one that answers has the record.
+
+use std::sync::Arc;
+
+use super::{Proxy, Turn, hash, hop::Hop, request::Request, setup::Setup, write::Plan};
+use crate::{
+    live::{BackendState, Recorded, calls},
+    route::{Peer, Source, Table},
+    stats::Counter,
+    wire::{
+        Essentials, Method,
+        token::{Flow, ViaToken},
+    },
+};
+
+impl Proxy {
+    /// A request left with this hash part of its branch.
+    pub(super) fn call_left(&mut self, request: &Request<'_>, plan: &Plan<'_>, branch: u64) {
+        let shared = request.turn.shared;
+        match (request.method, request.essentials.to_tag) {
+            (Method::Invite, None) => {
+                let at = match (plan.hop, request.source) {
+                    (Hop::Backend { at: Some(at), .. }, _) | (Hop::Client { .. }, Source::Backend(at)) => at,
+                    _ => return,
+                };
+                let state = &request.table.pools.backend(at).state;
+                let recorded = shared.calls.put(branch, state, calls::RINGING_S, request.turn.now);
+                self.count_call(recorded, false);
+            }
+            (Method::Bye, Some(_)) => {
+                shared.calls.end(self.dialog(request.setup, request.essentials), request.turn.now);
+            }
+            _ => {}
+        }
+    }
+
+    /// A response of this code came from `from` by this via token.
+    pub(super) fn call_answered(
+        &mut self,
+        turn: &Turn<'_>,
+        essentials: &Essentials<'_>,
+        token: &ViaToken,
+        from: Source,
+        code: u16,
+    ) {
+        if essentials.method != Method::Invite || code < 200 {
+            return;
+        }
+        let shared = turn.shared;
+        if code < 300
+            && let Some(backend) = party(turn, token, from)
+        {
+            let key = self.dialog(turn.setup, essentials);
+            let recorded = shared.calls.put(key, backend, calls::CALL_S, turn.now);
+            self.count_call(recorded, true);
+        }
+        shared.calls.end(token.branch, turn.now);
+    }
+
+    fn count_call(&self, recorded: Recorded, answered: bool) {
+        self.stats.add(Counter::CallsRecorded, u64::from(answered && recorded != Recorded::Known));
+        self.stats.add(Counter::CallsDropped, u64::from(recorded == Recorded::Dropped));
+    }
+
+    /// Call-ID and both tags, whoever asks.
+    fn dialog(&mut self, setup: &Setup, essentials: &Essentials<'_>) -> u64 {
+        let (a, b) = (essentials.from_tag, essentials.to_tag.unwrap_or_default());
+        self.text.clear();
+        for part in [essentials.call_id, a.min(b), a.max(b)] {
+            hash::part(&mut self.text, part);
+        }
+        setup.ring.hash(&self.text)
+    }
+}
+
+/// The backend in a call: who answered, else who asked.
+fn party<'t>(turn: &Turn<'t>, token: &ViaToken, from: Source) -> Option<&'t Arc<BackendState>> {
+    let Table { pools, .. } = turn.table;
+    let at = match (from, token.back) {
+        (Source::Backend(at), _) => at,
+        (_, Flow::Datagram { listener, peer, .. }) if token.from_backend => {
+            let transport = turn.setup.listener(turn.setup.by_id(listener)?).transport;
+            match pools.peer(transport, peer, turn.now.unix_s)? {
+                Peer::Backend(at) => at,
+                Peer::Departed => return None,
+            }
+        }
+        _ => return None,
+    };
+    Some(&pools.backend(at).state)
+}
