@@ -23,6 +23,15 @@ impl Kamailio {
     /// Starts it on this UDP address and waits until the address is bound.
     #[track_caller]
     pub fn start(address: &str) -> Kamailio {
+        let mut kamailio = Kamailio::start_by(&[], address);
+        let bound: SocketAddr = address.parse().expect("an address of the test's");
+        kamailio.process.wait_udp(bound, Duration::from_secs(10));
+        kamailio
+    }
+
+    /// Starts it by a command that runs its arguments, such as `unshare --net`, and does not wait.
+    #[track_caller]
+    pub fn start_by(runner: &[&str], address: &str) -> Kamailio {
         let dir = TempDir::new("kamailio");
         // The empty tables that Debian's package brings.
         for table in ["version", "presentity", "active_watchers", "watchers", "xcap", "pua"] {
@@ -32,15 +41,14 @@ impl Kamailio {
             }
         }
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/kamailio.cfg");
-        let mut command = Command::new("kamailio");
-        command.arg("-f").arg(config).args(["-A", &format!("ADDRESS=\"sip:{address}\"")]);
+        let words = [runner, &["kamailio"]].concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).arg("-f").arg(config).args(["-A", &format!("ADDRESS=\"sip:{address}\"")]);
         command.args(["-A", &format!("DB_URL=\"text://{}\"", dir.path().display())]);
         command.args(["-l", &format!("udp:{address}"), "-DD", "-E", "-m", "64", "-M", "8"]);
         command.arg("-Y").arg(dir.path()).arg("-w").arg(dir.path());
-        let mut process =
+        let process =
             Process::start(&format!("kamailio {address}"), &mut command, &dir.path().join("kamailio.log"));
-        let bound: SocketAddr = address.parse().expect("an address of the test's");
-        process.wait_udp(bound, Duration::from_secs(10));
         Kamailio { process, _dir: dir }
     }
 
