@@ -200,7 +200,11 @@ impl Proxy {
         let Some(rule) = plan.rule else { return };
         let stateful = match rule.action {
             Action::Flow => true,
-            Action::Route(pool) => request.table.pools.pool(pool).balance.is_stateful(),
+            // While a backend takes nothing its users are elsewhere; a retransmission must not follow it back.
+            Action::Route(pool) => {
+                let pools = &request.table.pools;
+                pools.pool(pool).balance.is_stateful() || !pools.is_whole(pool)
+            }
             _ => false,
         };
         let seconds = match request.method {

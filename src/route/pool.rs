@@ -191,6 +191,11 @@ impl Pools {
         pool.panic && !pool.backends.iter().any(Backend::takes_new)
     }
 
+    /// All of the pool's backends take new requests: then a hash balance depends on nothing but the request.
+    pub fn is_whole(&self, pool: u16) -> bool {
+        self.pool(pool).backends.iter().all(Backend::takes_new)
+    }
+
     /// There are backends, and none takes new requests.
     pub fn all_down(&self) -> bool {
         let down =

@@ -189,6 +189,27 @@ fn a_subscribe_by_least_calls_is_retransmitted_to_the_same_backend() {
     }
 }
 
+/// A hash balance depends on state while a backend takes nothing: what went elsewhere meanwhile stays there.
+#[test]
+fn a_retransmission_does_not_follow_its_users_home_when_that_comes_back() {
+    let net = 197;
+    let whole_table = table(net, &[1, 2], "");
+    let house = House::start(net, 2, "");
+    let message = || Request::new("MESSAGE", "sip:1000@example.com", &house.phone);
+    let place = |request: &Request| house.place(request).map(|(n, _)| n).expect("a PBX gets it");
+    let whole = message();
+    let home = place(&whole);
+    let line = format!("uri = \"sip:127.40.{net}.{}:5060;transport=udp\"", 11 + home);
+    assert!(whole_table.contains(&line), "{whole_table}");
+    let put = |table: &str| assert_eq!(house.scene.router.put_table(table).0, 200);
+    put(&whole_table.replace(&line, &format!("{line}\nstate = \"off\"")));
+    let early = message();
+    assert_ne!(place(&early), home);
+    put(&whole_table);
+    assert_ne!(place(&early), home, "its first copy is there");
+    assert_eq!((place(&message()), place(&whole)), (home, home));
+}
+
 #[test]
 fn a_backend_takes_no_more_calls_than_max_calls_and_all_else_as_before() {
     let net = 194;
