@@ -2,17 +2,21 @@
 
 mod aged;
 pub mod backend;
+pub mod connections;
 pub mod flows;
 pub mod moved;
 pub mod pins;
 pub mod signs;
+pub mod sources;
 pub mod unreachable;
 
 pub use backend::{BackendState, Health, Noticed, PROBES, Registry, State, Told};
+pub use connections::{About, Alive, Connections, Listed};
 pub use flows::{Confirmed, Flows, Noted, Registration};
 pub use moved::Moved;
 pub use pins::{Pin, PinTarget, Pins};
 pub use signs::{BackOff, Sign, Signs};
+pub use sources::{SourceLimits, Sources, TooMany};
 pub use unreachable::Unreachable;
 
 /// The time, read once per turn of a worker and passed in.
