@@ -4,6 +4,8 @@
 mod api;
 mod backends;
 mod check;
+mod columns;
+mod connections;
 pub mod demo;
 mod explain;
 mod reload;
@@ -45,6 +47,8 @@ enum Command {
     Reload(reload::Args),
     /// List the running router's backends; drain one, activate it, take it off
     Backends(backends::Args),
+    /// List the running router's TCP connections: who, since when, idle for how long, what waits
+    Connections(connections::Args),
     /// Show it all on this machine: router, three small PBXs, phones, a publisher
     Demo(demo::Args),
 }
@@ -93,6 +97,7 @@ pub fn run() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Reload(args) => reload::run(&args),
         Command::Backends(args) => backends::run(&args),
+        Command::Connections(args) => connections::run(&args),
         Command::Demo(args) => return demo::run(&args),
     };
     match outcome {

@@ -1,6 +1,7 @@
 //! What goes into a core and what comes out of it.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     ops::Range,
 };
@@ -69,6 +70,25 @@ pub enum Target {
     /// By the connection from a stream listener to this address, which is made where there is none; `from` is the source
     /// address to name on a wildcard listener.
     Connect { listener: u8, from: Option<IpAddr>, to: SocketAddr },
+}
+
+impl Target {
+    /// Index of the listener by which it leaves.
+    pub fn listener(&self) -> u8 {
+        let (Target::Datagram { listener, .. }
+        | Target::Stream { listener, .. }
+        | Target::Connect { listener, .. }) = self;
+        *listener
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Datagram { to, .. } | Target::Connect { to, .. } => write!(f, "{to}"),
+            Target::Stream { id, .. } => write!(f, "connection {id}"),
+        }
+    }
 }
 
 /// What a step wants sent: one byte buffer, ranges of it with their targets. Cleared by the worker after sending.

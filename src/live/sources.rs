@@ -104,7 +104,8 @@ impl Sources {
         })?;
         let taken = self.count(address, |count| {
             let full = u64::from(limits.accepts_per_second) * 1000;
-            let gained = now.mono_ms.saturating_sub(count.at_ms).saturating_mul(limits.accepts_per_second.into());
+            let gained =
+                now.mono_ms.saturating_sub(count.at_ms).saturating_mul(limits.accepts_per_second.into());
             count.tokens = if count.at_ms == 0 { full } else { (count.tokens + gained).min(full) };
             count.at_ms = now.mono_ms.max(1);
             if count.open >= limits.per_address {
@@ -159,11 +160,7 @@ impl Sources {
         &self.shards[self.seeds.hash_one(key) as usize & (self.shards.len() - 1)]
     }
 
-    fn count(
-        &self,
-        key: Key,
-        take: impl FnOnce(&mut Count) -> Result<(), TooMany>,
-    ) -> Result<(), TooMany> {
+    fn count(&self, key: Key, take: impl FnOnce(&mut Count) -> Result<(), TooMany>) -> Result<(), TooMany> {
         let mut shard = self.shard(key).lock();
         if shard.len() >= self.capacity && !shard.contains_key(&key) {
             return Err(TooMany::All);
@@ -246,7 +243,10 @@ mod tests {
 
     #[test]
     fn six_and_mapped_addresses() {
-        assert_eq!(prefix("2001:db8:1:2:3::4".parse().expect("an address")), "2001:db8:1:2::".parse::<IpAddr>().expect("one"));
+        assert_eq!(
+            prefix("2001:db8:1:2:3::4".parse().expect("an address")),
+            "2001:db8:1:2::".parse::<IpAddr>().expect("one")
+        );
         let all = sources();
         let mapped: IpAddr = "::ffff:192.0.2.1".parse().expect("an address");
         for _ in 0..6 {

@@ -3,7 +3,13 @@
 //! One bounded inbox per core, first in first out for each sender. Its lock is held for one copy; its core is woken only
 //! when the inbox was empty. Full: the sender keeps the message and deals with it as undeliverable.
 
-use std::{ops::Range, sync::OnceLock};
+use std::{
+    ops::Range,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use mio::Waker;
 use parking_lot::Mutex;
@@ -24,12 +30,14 @@ pub struct Batch {
 #[derive(Default)]
 pub struct Inbox {
     batch: Mutex<Batch>,
-    waker: OnceLock<Waker>,
+    waker: OnceLock<Arc<Waker>>,
+    /// Spares its core the lock while there is nothing.
+    waiting: AtomicBool,
 }
 
 impl Inbox {
     /// Who is to be woken; set once, when the core starts.
-    pub fn set_waker(&self, waker: Waker) {
+    pub fn set_waker(&self, waker: Arc<Waker>) {
         let _ = self.waker.set(waker);
     }
 
@@ -44,6 +52,7 @@ impl Inbox {
         let end = batch.bytes.len();
         batch.items.push((target, start..end));
         let was_empty = batch.items.len() == 1;
+        self.waiting.store(true, Ordering::Release);
         drop(batch);
         if was_empty && let Some(waker) = self.waker.get() {
             // An eventfd can only fail to count beyond 2^64 - 2 wakes.
@@ -56,7 +65,11 @@ impl Inbox {
     pub fn take(&self, empty: &mut Batch) {
         empty.bytes.clear();
         empty.items.clear();
-        std::mem::swap(&mut *self.batch.lock(), empty);
+        if self.waiting.load(Ordering::Acquire) {
+            let mut batch = self.batch.lock();
+            self.waiting.store(false, Ordering::Release);
+            std::mem::swap(&mut *batch, empty);
+        }
     }
 }
 

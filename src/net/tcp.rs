@@ -87,10 +87,8 @@ fn dial_from(local: SocketAddr, to: SocketAddr, patience: Duration) -> io::Resul
 pub fn tune(stream: &TcpStream, patience: Duration) -> io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE_EACH)
-        .with_retries(KEEPALIVES);
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE_EACH).with_retries(KEEPALIVES);
     socket.set_tcp_keepalive(&keepalive)?;
     socket.set_tcp_user_timeout(Some(patience))
 }

@@ -44,7 +44,8 @@ pub fn bind(
     let mut sockets = Vec::with_capacity(n);
     let mut address = address;
     for _ in 0..n {
-        let socket = listener(address, receive_buffer, send_buffer).map_err(|e| explained(address, "udp", &e))?;
+        let socket =
+            listener(address, receive_buffer, send_buffer).map_err(|e| explained(address, "udp", &e))?;
         address = socket.local;
         sockets.push(socket);
     }

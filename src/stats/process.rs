@@ -19,6 +19,14 @@ numbers! {
         MovedFlowsLimit => MOVED_FLOWS_LIMIT;
         UnreachableFlows => UNREACHABLE_FLOWS;
         UnreachableFlowsLimit => UNREACHABLE_FLOWS_LIMIT;
+        ConnectionsLimit => CONNECTIONS_LIMIT;
+        PerAddressLimit => CONNECTIONS_PER_ADDRESS_LIMIT;
+        PerPrefixLimit => CONNECTIONS_PER_PREFIX_LIMIT;
+        AcceptsLimit => ACCEPTS_LIMIT;
+        ConnectionSources => CONNECTION_SOURCES;
+        ConnectionQueued => CONNECTION_QUEUED;
+        OutputLimit => CONNECTION_OUTPUT_LIMIT;
+        OpenFilesLimit => OPEN_FILES_LIMIT;
         LimitMessage => LIMIT_MESSAGE;
         LimitHeaderLines => LIMIT_HEADER_LINES;
         LimitStartLine => LIMIT_START_LINE;

@@ -64,6 +64,7 @@ reasons! {
     ForeignResponse     "foreign_response"     0   "";
     ForgedVia           "forged_via"           0   "";
     ResponseSource      "response_source"      0   "";
+    ConnectionGone      "connection_gone"      0   "";
     AckRefused          "ack_refused"          0   "";
     TableDrop           "table_drop"           0   "";
     TableReply          "table_reply"          0   "";

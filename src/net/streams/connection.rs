@@ -42,6 +42,8 @@ pub struct Connection {
     pub spoken: bool,
     /// Our side is shut.
     shut: bool,
+    /// What came is being dealt with. Found so by the next read it did not end well, and where the next message begins is lost.
+    pub broken: bool,
     pub generation: u16,
     pub local: SocketAddr,
     pub peer: SocketAddr,
@@ -78,7 +80,13 @@ pub enum Heard<'a> {
 }
 
 impl Connection {
-    pub fn new(socket: TcpStream, listener: u8, dialed: bool, ends: (SocketAddr, SocketAddr), now_ms: u64) -> Self {
+    pub fn new(
+        socket: TcpStream,
+        listener: u8,
+        dialed: bool,
+        ends: (SocketAddr, SocketAddr),
+        now_ms: u64,
+    ) -> Self {
         Connection {
             socket,
             stage: if dialed { Stage::Connecting } else { Stage::Open },
@@ -88,6 +96,7 @@ impl Connection {
             hung_up: false,
             spoken: false,
             shut: false,
+            broken: false,
             generation: 0,
             local: ends.0,
             peer: ends.1,
@@ -113,6 +122,10 @@ impl Connection {
         hear: &mut dyn FnMut(Heard<'_>),
     ) -> Brought {
         let mut brought = Brought { pings: 0, end: None };
+        if self.broken {
+            brought.end = Some(Reason::Framing);
+            return brought;
+        }
         let n = match self.socket.read(buffer) {
             Ok(0) => {
                 brought.end = Some(Reason::Peer);
@@ -135,6 +148,7 @@ impl Connection {
         if matches!(self.stage, Stage::Ending(_)) {
             return brought;
         }
+        self.broken = true;
         let mut held = std::mem::take(&mut self.partial);
         let whole = held.is_empty();
         if !whole {
@@ -142,6 +156,7 @@ impl Connection {
         }
         let bytes = if whole { &buffer[..n] } else { &held[..] };
         let taken = self.take(bytes, index, limits, &mut brought, hear);
+        self.broken = false;
         if brought.end.is_some() || taken == bytes.len() {
             return brought;
         }

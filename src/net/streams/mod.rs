@@ -11,11 +11,7 @@ mod wheel;
 use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use ahash::HashMap;
-use mio::{
-    Interest, Registry, Token,
-    event::Event,
-    net::TcpListener,
-};
+use mio::{Interest, Registry, Token, event::Event, net::TcpListener};
 
 pub use self::connection::{Heard, messages};
 use self::{
@@ -266,7 +262,9 @@ impl Streams {
         }
         let Some(connection) = self.held(slot) else { return };
         connection.hung_up |= event.is_read_closed();
-        if (event.is_readable() || event.is_read_closed() || event.is_error()) && !connection.ready {
+        if (event.is_readable() || event.is_read_closed() || event.is_error())
+            && (!connection.ready || connection.broken)
+        {
             connection.ready = true;
             self.ready.push_back(slot);
         }
@@ -348,7 +346,12 @@ impl Streams {
     pub fn send(&mut self, target: Target, id: FlowId, bytes: &[u8], now: Now) {
         let place = self.slots.get_mut(id.slot as usize).filter(|place| place.generation == id.generation);
         let Some(connection) = place.and_then(|place| place.held.as_deref_mut()) else {
-            self.casualties.push_back(Casualty { target, output: bytes.to_vec(), sent: 0, why: Fault::Closed });
+            self.casualties.push_back(Casualty {
+                target,
+                output: bytes.to_vec(),
+                sent: 0,
+                why: Fault::Closed,
+            });
             return;
         };
         let outcome = connection.send(bytes, &self.ground.limits, now.mono_ms);
@@ -523,4 +526,3 @@ fn fault_of(error: &io::Error) -> Fault {
         _ => Fault::Unreachable,
     }
 }
-

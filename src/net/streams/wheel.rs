@@ -56,12 +56,12 @@ mod tests {
         assert_eq!(wheel.arm(2, 0, 12_001), 13);
         assert_eq!(wheel.arm(3, 0, 5_000), 11, "what is past is due at the next second");
         assert_eq!(wheel.arm(4, 0, 10_000_000), 521, "what is far away is looked at on the way");
-        assert_eq!(taken(&mut wheel, 10_999), []);
+        assert!(taken(&mut wheel, 10_999).is_empty());
         assert_eq!(taken(&mut wheel, 11_000), [1, 3]);
-        assert_eq!(taken(&mut wheel, 12_999), []);
+        assert!(taken(&mut wheel, 12_999).is_empty());
         assert_eq!(taken(&mut wheel, 13_000), [2]);
         assert_eq!(taken(&mut wheel, 600_000), [4]);
-        assert_eq!(taken(&mut wheel, 60_000_000), []);
+        assert!(taken(&mut wheel, 60_000_000).is_empty());
         assert_eq!(wheel.arm(5, 0, 60_000_001), 60_001);
         assert_eq!(taken(&mut wheel, 60_001_000), [5]);
     }

@@ -41,10 +41,13 @@ fn side() -> impl Strategy<Value = Side> {
 }
 
 fn via() -> impl Strategy<Value = ViaToken> {
-    (any::<(u8, bool, bool, u32, u64, u32)>(), flow(), proptest::option::of((flow(), any::<u32>()))).prop_map(
-        |((router, from_backend, client, hash, branch, loop_hash), back, moved)| ViaToken {
+    let reopen = proptest::option::of((ip(), any::<u16>()).prop_map(SocketAddr::from));
+    let moved = proptest::option::of((flow(), any::<u32>()));
+    (any::<(u8, bool, bool, u32, u64, u32)>(), flow(), reopen, moved).prop_map(
+        |((router, from_backend, client, hash, branch, loop_hash), back, reopen, moved)| ViaToken {
             router,
             back,
+            reopen,
             from_backend,
             bound: if client { Bound::Client(hash) } else { Bound::Backend },
             branch,
