@@ -23,6 +23,17 @@ impl Kamailio {
     /// Starts it on this UDP address and waits until the address is bound.
     #[track_caller]
     pub fn start(address: &str) -> Kamailio {
+        Kamailio::start_over("udp", address)
+    }
+
+    /// The same over TCP.
+    #[track_caller]
+    pub fn start_tcp(address: &str) -> Kamailio {
+        Kamailio::start_over("tcp", address)
+    }
+
+    #[track_caller]
+    fn start_over(transport: &str, address: &str) -> Kamailio {
         let dir = TempDir::new("kamailio");
         // The empty tables that Debian's package brings.
         for table in ["version", "presentity", "active_watchers", "watchers", "xcap", "pua"] {
@@ -33,14 +44,18 @@ impl Kamailio {
         }
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/kamailio.cfg");
         let mut command = Command::new("kamailio");
-        command.arg("-f").arg(config).args(["-A", &format!("ADDRESS=\"sip:{address}\"")]);
+        let param = if transport == "tcp" { ";transport=tcp" } else { "" };
+        command.arg("-f").arg(config).args(["-A", &format!("ADDRESS=\"sip:{address}{param}\"")]);
         command.args(["-A", &format!("DB_URL=\"text://{}\"", dir.path().display())]);
-        command.args(["-l", &format!("udp:{address}"), "-DD", "-E", "-m", "64", "-M", "8"]);
+        if transport == "tcp" {
+            command.args(["-A", "WITH_TCP"]);
+        }
+        command.args(["-l", &format!("{transport}:{address}"), "-DD", "-E", "-m", "64", "-M", "8"]);
         command.arg("-Y").arg(dir.path()).arg("-w").arg(dir.path());
         let mut process =
             Process::start(&format!("kamailio {address}"), &mut command, &dir.path().join("kamailio.log"));
         let bound: SocketAddr = address.parse().expect("an address of the test's");
-        process.wait_udp(bound, Duration::from_secs(10));
+        process.wait_bound(transport, bound, Duration::from_secs(10));
         Kamailio { process, _dir: dir }
     }
 
