@@ -3,9 +3,12 @@
 //! A thread with one `mio::Poll`; nothing here is async, and nothing is allocated, locked, logged or formatted for a
 //! message. The way of a message: **receive** a batch into buffers of ours, **step** each of its messages (inspect,
 //! decide, rewrite: `forward`), **send** what they left in the outbox, one sendmmsg per socket. What cannot be sent goes
-//! back into the step as `Undeliverable`. Reading stops while a tail is unsent: the kernel buffers, nothing is lost.
+//! back into the step as `Undeliverable`. Reading stops while a tail is unsent: the kernel buffers, nothing is lost. What is
+//! particular to streams is in `link`.
 //!
 //! Not for: deciding anything about SIP (`forward`), making sockets (`net::udp`), starting and stopping the program (`cli`).
+
+mod link;
 
 use std::{
     io,
@@ -18,6 +21,9 @@ use std::{
     thread,
     time::Duration,
 };
+
+pub use self::link::Links;
+use self::link::{LISTENERS, Link};
 
 use arc_swap::{ArcSwap, Cache};
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
@@ -71,6 +77,8 @@ pub struct Launch<S: Step = Core> {
     pub pin: bool,
     /// Listener index and this worker's socket of it.
     pub sockets: Vec<(u8, Socket)>,
+    /// Streams, where there are stream listeners.
+    pub links: Option<Links>,
     pub core: S,
     pub table: Arc<ArcSwap<S::Table>>,
     pub stats: Arc<CoreStats>,
@@ -80,7 +88,7 @@ pub struct Launch<S: Step = Core> {
 #[derive(Debug)]
 pub struct Worker {
     thread: thread::JoinHandle<()>,
-    waker: Waker,
+    waker: Arc<Waker>,
     shared: Arc<Shared>,
 }
 
@@ -94,7 +102,10 @@ struct Shared {
 /// its traffic that the kernel goes on steering there.
 pub fn spawn<S: Step>(launch: Launch<S>) -> io::Result<Worker> {
     let poll = Poll::new()?;
-    let waker = Waker::new(poll.registry(), WAKE)?;
+    let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
+    if let Some(links) = &launch.links {
+        links.inboxes[launch.index].set_waker(waker.clone());
+    }
     let shared = Arc::new(Shared::default());
     for (i, (_, socket)) in launch.sockets.iter().enumerate() {
         poll.registry().register(&mut SourceFd(&raw(socket)), Token(i), Interest::READABLE)?;
@@ -108,7 +119,7 @@ pub fn spawn<S: Step>(launch: Launch<S>) -> io::Result<Worker> {
             {
                 tracing::warn!(worker = index, %error, "cannot stay on one core");
             }
-            Lane::new(launch, poll, theirs).run()
+            Lane::new(launch, poll, theirs)?.run()
         }));
         let why = match end {
             Ok(Ok(())) => return,
@@ -173,6 +184,7 @@ struct Lane<S: Step> {
     poll: Poll,
     shared: Arc<Shared>,
     ports: Vec<Port>,
+    link: Option<Link>,
     /// Place in `ports` by listener index.
     by_listener: [u8; 256],
     core: S,
@@ -197,7 +209,7 @@ struct Lane<S: Step> {
 }
 
 impl<S: Step> Lane<S> {
-    fn new(launch: Launch<S>, poll: Poll, shared: Arc<Shared>) -> Lane<S> {
+    fn new(launch: Launch<S>, poll: Poll, shared: Arc<Shared>) -> io::Result<Lane<S>> {
         let mut by_listener = [NO_PORT; 256];
         for (place, (listener, _)) in launch.sockets.iter().enumerate() {
             by_listener[usize::from(*listener)] = place as u8;
@@ -217,10 +229,13 @@ impl<S: Step> Lane<S> {
         });
         let mut cache = Cache::new(launch.table);
         let table = cache.load().clone();
-        Lane {
+        let now = crate::net::now();
+        let link = launch.links.map(|links| Link::new(links, poll.registry(), now)).transpose()?;
+        Ok(Lane {
             poll,
             shared,
             ports: ports.collect(),
+            link,
             by_listener,
             core: launch.core,
             cache,
@@ -234,14 +249,14 @@ impl<S: Step> Lane<S> {
             answers: None,
             failed: Vec::new(),
             returned: vec![0; 2048],
-            now: crate::net::now(),
+            now,
             next_tick_ms: 0,
             stamped: false,
-        }
+        })
     }
 
     fn run(&mut self) -> io::Result<()> {
-        let mut events = Events::with_capacity(64);
+        let mut events = Events::with_capacity(256);
         let mut stop_by = None;
         loop {
             let timeout = Duration::from_millis(self.timeout_ms());
@@ -250,13 +265,17 @@ impl<S: Step> Lane<S> {
             {
                 return Err(error);
             }
+            self.now = crate::net::now();
             for event in &events {
                 if let Some(port) = self.ports.get_mut(event.token().0) {
                     port.ready = true;
                     port.errors |= event.is_error();
+                } else if let (Some(link), Token(LISTENERS..)) = (&mut self.link, event.token())
+                    && event.token() != WAKE
+                {
+                    link.event(event, self.now);
                 }
             }
-            self.now = crate::net::now();
             self.shared.turned_ms.store(self.now.mono_ms, Ordering::Relaxed);
             if catch_unwind(AssertUnwindSafe(|| self.turn())).is_err() {
                 self.stats.add(Counter::TurnPanics, 1);
@@ -266,7 +285,8 @@ impl<S: Step> Lane<S> {
                     self.ports.iter_mut().for_each(|port| port.ready = true);
                     self.now.mono_ms + STOP_MS
                 });
-                let idle = !self.is_held() && !self.ports.iter().any(|port| port.ready);
+                let busy = self.link.as_ref().is_some_and(|link| link.is_ready() || link.streams.is_busy());
+                let idle = !busy && !self.is_held() && !self.ports.iter().any(|port| port.ready);
                 if idle || self.now.mono_ms >= by {
                     return Ok(());
                 }
@@ -278,7 +298,10 @@ impl<S: Step> Lane<S> {
         let tick = self.next_tick_ms.saturating_sub(self.now.mono_ms);
         if self.is_held() {
             tick.min(HELD_MS)
-        } else if self.batch.at < self.inbound.len() || self.ports.iter().any(|p| p.ready || p.errors) {
+        } else if self.batch.at < self.inbound.len()
+            || self.ports.iter().any(|p| p.ready || p.errors)
+            || self.link.as_ref().is_some_and(Link::is_ready)
+        {
             0
         } else {
             tick
@@ -311,6 +334,7 @@ impl<S: Step> Lane<S> {
                 self.read(p);
             }
         }
+        self.turn_streams();
     }
 
     fn tick(&mut self) {
@@ -328,6 +352,9 @@ impl<S: Step> Lane<S> {
             }
         }
         self.stamped = stamped;
+        if let Some(link) = &mut self.link {
+            link.tick(self.now);
+        }
         self.core.step(self.now, &self.table, Input::Tick, &mut self.outbox);
     }
 
@@ -387,6 +414,13 @@ impl<S: Step> Lane<S> {
 
     /// Sends the outbox, as far as the kernel takes it. Empty afterwards, or a tail is held.
     fn flush(&mut self) {
+        self.flush_outbox();
+        while self.bury() {
+            self.flush_outbox();
+        }
+    }
+
+    fn flush_outbox(&mut self) {
         while self.is_held() {
             self.assign();
             let mut held = false;
@@ -405,16 +439,21 @@ impl<S: Step> Lane<S> {
         }
     }
 
-    /// Gives each new message of the outbox to the port by which it leaves.
+    /// Gives each new message of the outbox to the port by which it leaves; what goes by a stream leaves at once.
     fn assign(&mut self) {
-        for i in self.assigned..self.outbox.messages.len() {
-            let Target::Datagram { listener, .. } = self.outbox.messages[i].0;
+        let assigned = self.assigned;
+        // An answer to what cannot be handed over comes behind these.
+        self.assigned = self.outbox.messages.len();
+        for i in assigned..self.assigned {
+            let Target::Datagram { listener, .. } = self.outbox.messages[i].0 else {
+                self.send_by_stream(i);
+                continue;
+            };
             match self.ports.get_mut(usize::from(self.by_listener[usize::from(listener)])) {
                 Some(port) => port.queue.push(i as u32),
                 None => self.stats.add(Counter::SendErrors, 1),
             }
         }
-        self.assigned = self.outbox.messages.len();
     }
 
     /// Sends what is queued at a port. False where the kernel's buffer is full and a tail is held.
@@ -425,10 +464,12 @@ impl<S: Step> Lane<S> {
             let port = &mut self.ports[p];
             let Some(&first) = port.queue.get(port.sent) else { break };
             let outbox = &self.outbox;
-            let datagrams = port.queue[port.sent..].iter().map(|&i| {
-                let (Target::Datagram { from, to, .. }, range) = &outbox.messages[i as usize];
+            let datagrams = port.queue[port.sent..].iter().filter_map(|&i| {
+                let (Target::Datagram { from, to, .. }, range) = &outbox.messages[i as usize] else {
+                    return None; // assigned to no port
+                };
                 let from = if port.wildcard { *from } else { None };
-                Datagram { bytes: &outbox.bytes[range.clone()], to: *to, from }
+                Some(Datagram { bytes: &outbox.bytes[range.clone()], to: *to, from })
             });
             let error = match self.outbound.send(port.socket.as_fd(), datagrams) {
                 Ok(n) => {
@@ -467,7 +508,11 @@ impl<S: Step> Lane<S> {
     fn fail(&mut self, p: usize, message: u32, why: Fault) {
         self.ports[p].sent += 1;
         self.stats.add(Counter::SendErrors, 1);
-        let message = message as usize;
+        self.tell(message as usize, why);
+    }
+
+    /// Tells the core that a message of the outbox cannot be delivered.
+    fn tell(&mut self, message: usize, why: Fault) {
         let end = self.outbox.messages.len();
         if message >= *self.answers.get_or_insert(end) {
             return;

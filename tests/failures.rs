@@ -129,6 +129,7 @@ fn a_node_that_is_cut_off_is_down_until_its_network_is_back() {
     run("ip link set here up");
     let far = Kamailio::start_by(
         &["unshare", "--net", "--", "sh", "-c", IN_ITS_OWN_NETWORK, "sh"],
+        "udp",
         "10.98.0.2:5060",
     );
     let pid = far.process.pid();

@@ -295,7 +295,7 @@ impl Pbx {
         address: SocketAddr,
         answer: impl Fn(&str) -> Option<(&'static str, &'static str)> + Send + 'static,
     ) -> Pbx {
-        let socket: UdpSocket = Party::bind(address).socket;
+        let socket: UdpSocket = Party::bind(address).udp().try_clone().expect("a socket of ours");
         socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout above zero is accepted");
         let (stop, requests) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let (ends, counted) = (stop.clone(), requests.clone());

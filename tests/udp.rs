@@ -40,6 +40,9 @@ impl Step for Script {
                 );
                 push(out, Target::Datagram { listener, from: None, to: self.report }, text.as_bytes());
             }
+            Input::Refused(..) | Input::Keepalive | Input::Lost { .. } | Input::Undeliverable { .. } => {
+                panic!("this worker has no streams")
+            }
             Input::Message(arrival, bytes) => {
                 let text = std::str::from_utf8(bytes).expect("tests write text");
                 let (verb, rest) = text.split_once(' ').unwrap_or((text, ""));
@@ -102,6 +105,7 @@ fn rig_with(listen: &str, client: &str, report: &str, waiting: &[String], send_b
         index: 0,
         pin: false,
         sockets: vec![(3, socket)],
+        links: None,
         core: Script { report: report.local_addr().expect("bound") },
         table: table.clone(),
         stats: stats.clone(),
@@ -346,6 +350,7 @@ fn kernel_drops_are_counted() {
         index: 0,
         pin: true,
         sockets: vec![(0, socket)],
+        links: None,
         core: Sink,
         table: Arc::new(ArcSwap::from_pointee(1)),
         stats: stats.clone(),

@@ -271,6 +271,7 @@ pub fn serve_loop() -> io::Result<()> {
         index: 0,
         pin: true,
         sockets: vec![(0, socket)],
+        links: None,
         core: Relay { phones: PHONES.parse().expect("an address"), pbx: PBX.parse().expect("an address") },
         table: Arc::new(ArcSwap::from_pointee(())),
         stats: Arc::new(CoreStats::new()),

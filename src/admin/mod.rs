@@ -5,6 +5,7 @@
 
 mod api;
 mod backends;
+mod connections;
 mod guard;
 
 use std::{io, net::SocketAddr, sync::Arc};
@@ -61,6 +62,7 @@ fn service(router: Arc<Router>) -> axum::Router {
         .route("/api/v1/rollback", post(api::rollback))
         .route("/api/v1/explain", post(api::explain))
         .route("/api/v1/backends", get(backends::list))
+        .route("/api/v1/connections", get(connections::list))
         .route("/api/v1/backends/{name}/state", post(backends::mark))
         .layer(DefaultBodyLimit::max(LARGEST_TABLE))
         .layer(middleware::from_fn_with_state(router.clone(), guard::check));

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::{
     Fault,
     api::{self, Which},
+    columns::{self, span},
 };
 
 #[derive(clap::Args)]
@@ -60,7 +61,7 @@ fn show(args: &Args, status: u16, list: &Value) -> Result<(), Fault> {
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let rows = backends.iter().map(|backend| row(backend, now));
-    print!("{}", table(&rows.collect::<Vec<_>>()));
+    print!("{}", columns::table(HEADS, NUMBERS, &rows.collect::<Vec<_>>()));
     Ok(())
 }
 
@@ -109,44 +110,9 @@ fn addresses(addresses: &Value, transport: &str) -> String {
     }
 }
 
-/// Seconds, in the two units that matter.
-fn span(seconds: u64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    match seconds {
-        0..60 => format!("{seconds}s"),
-        60..3600 => format!("{minutes}m{:02}s", seconds % 60),
-        3600..86_400 => format!("{hours}h{:02}m", minutes % 60),
-        _ => format!("{days}d{:02}h", hours % 24),
-    }
-}
-
-fn table(rows: &[[String; HEADS.len()]]) -> String {
-    let heads = HEADS.map(str::to_owned);
-    let lines = || std::iter::once(&heads).chain(rows);
-    let widths: [usize; HEADS.len()] =
-        std::array::from_fn(|at| lines().map(|line| line[at].chars().count()).max().unwrap_or(0));
-    let mut out = String::new();
-    for line in lines() {
-        let mut text = String::new();
-        for (at, (cell, width)) in line.iter().zip(widths).enumerate() {
-            let pad = " ".repeat(width - cell.chars().count());
-            let cell = if NUMBERS.contains(&at) { format!("{pad}{cell}") } else { format!("{cell}{pad}") };
-            text = text + &cell + "  ";
-        }
-        out = out + text.trim_end() + "\n";
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn spans_are_short() {
-        let spans = [0, 59, 60, 3599, 3600, 86_399, 86_400, 900_000].map(span);
-        assert_eq!(spans, ["0s", "59s", "1m00s", "59m59s", "1h00m", "23h59m", "1d00h", "10d10h"]);
-    }
 
     #[test]
     fn columns_are_as_wide_as_their_widest() {
@@ -156,7 +122,7 @@ mod tests {
             "last_rtt_ms": 1.25, "calls": 31, "requests": 12345, "responses": {"2xx": 12000, "5xx": 5}, "errors": 7,
         });
         let other = json!({ "name": "ü", "pool": "p", "state": "up", "since_unix_s": 1090, "probed": false });
-        let text = table(&[row(&listed, 1100), row(&other, 1100)]);
+        let text = columns::table(HEADS, NUMBERS, &[row(&listed, 1100), row(&other, 1100)]);
         let expected = "\
 NAME  POOL      ADDRESS                 STATE    FOR     RTT ms  CALLS  REQUESTS  RESPONSES  ERRORS  WHY
 pbx1  presence  127.0.0.11:5060/udp +1  down   1m40s  0.7 (1.2)     31     12345      12005       7  silent

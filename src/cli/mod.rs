@@ -4,6 +4,8 @@
 mod api;
 mod backends;
 mod check;
+mod columns;
+mod connections;
 pub mod demo;
 mod doctor;
 mod explain;
@@ -48,6 +50,8 @@ enum Command {
     Backends(backends::Args),
     /// Check this machine against the configuration, and say how to mend it
     Doctor(doctor::Args),
+    /// List the running router's TCP connections: who, since when, idle for how long, what waits
+    Connections(connections::Args),
     /// Show it all on this machine: router, three small PBXs, phones, a publisher
     Demo(demo::Args),
 }
@@ -97,6 +101,7 @@ pub fn run() -> ExitCode {
         Command::Reload(args) => reload::run(&args),
         Command::Backends(args) => backends::run(&args),
         Command::Doctor(args) => return doctor::run(&args),
+        Command::Connections(args) => connections::run(&args),
         Command::Demo(args) => return demo::run(&args),
     };
     match outcome {

@@ -65,13 +65,13 @@ impl Router {
                     let addresses = entries.iter().map(|entry| entry.addr.to_string()).collect();
                     let named = Named::of(backend);
                     let requests = of_pool(pool, &named).unwrap_or(0);
-                    listed.push(self.listed(pool, &named, addresses, requests));
+                    listed.push(self.listed_backend(pool, &named, addresses, requests));
                 }
             }
             for unresolved in &pool.unresolved {
                 let named = Named::without(unresolved);
                 let requests = of_pool(pool, &named).unwrap_or(0);
-                let mut without = self.listed(pool, &named, Vec::new(), requests);
+                let mut without = self.listed_backend(pool, &named, Vec::new(), requests);
                 if without.state == State::Up {
                     without.state = State::Down;
                 }
@@ -82,7 +82,7 @@ impl Router {
         listed
     }
 
-    fn listed(&self, pool: &Pool, named: &Named<'_>, addresses: Vec<String>, requests: u64) -> Listed {
+    fn listed_backend(&self, pool: &Pool, named: &Named<'_>, addresses: Vec<String>, requests: u64) -> Listed {
         let Named { state, admin, series, .. } = *named;
         let told = state.told();
         let responses = self.exporter.backend_responses_now(series);

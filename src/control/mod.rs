@@ -4,6 +4,7 @@
 //! `cli::run` and `cli::demo` drive it; `admin` serves what `Router` shows. Nothing here touches a message.
 
 pub mod backends;
+pub mod connections;
 mod health;
 pub mod names;
 mod publishers;
@@ -23,6 +24,7 @@ use std::{
     time::Duration,
 };
 
+use mio::net::TcpListener;
 use parking_lot::Mutex;
 
 pub use self::tables::{Failure, Loaded, Refusal, Status, TableSource, Tables};
@@ -30,11 +32,11 @@ use self::{names::Names, state_dir::StateDir, tables::Ground};
 use crate::{
     config::{Settings, table::DnsName},
     forward::{Core, Setup, Shared},
-    live::{Dns, Now, Registry},
-    net::{self, udp},
+    live::{Dns, Now, Registry, SourceLimits, Sources},
+    net::{self, inbox::Inbox, streams, tcp, udp},
     stats::{CoreStats, Exporter, NamedBackend, Process, ProcessGauge, SeriesRegistry},
     wire::token::Ring,
-    worker::{self, Launch, Worker},
+    worker::{self, Launch, Links, Worker},
 };
 
 /// A worker that has not turned for so long is stuck (a healthy one does each second).
@@ -56,6 +58,11 @@ pub enum StartError {
     Random(String),
     #[error("listener \"{name}\": {error}")]
     Listen { name: String, error: io::Error },
+    #[error(
+        "[connections] most = {wanted} needs {needed} open files, the system grants {granted}: raise the hard limit \
+         (LimitNOFILE= in the unit, ulimit -Hn) or lower most"
+    )]
+    Files { wanted: usize, needed: u64, granted: u64 },
     #[error("worker {index} cannot start: {error}")]
     Worker { index: usize, error: io::Error },
     #[error("control cannot start: {0}")]
@@ -67,6 +74,7 @@ pub struct Router {
     settings: Settings,
     setup: Arc<Setup>,
     shared: Arc<Shared>,
+    sources: Arc<Sources>,
     tables: Arc<Tables>,
     exporter: Exporter,
     process: Arc<Process>,
@@ -96,7 +104,8 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
         None => u16::from_le_bytes(state_dir::random()?),
     };
     let count = settings.workers.count.max(1);
-    let mut sockets = bind(&mut settings, count)?;
+    let mut bound = bind(&mut settings, count)?;
+    let (files, most) = open_files(&settings)?;
     let series = Arc::new(SeriesRegistry::new(settings.limits.series));
     let process = Arc::new(Process::default());
     let registry = Registry::default();
@@ -114,12 +123,30 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     let setup = Arc::new(Setup::new(&settings, ring, boot, now));
     let shared = Arc::new(Shared::new(&settings));
     let stats: Vec<_> = (0..count).map(|_| Arc::new(CoreStats::with_bound(series.bound()))).collect();
+    let sources = Arc::new(Sources::new(source_limits(&settings, most)));
+    let inboxes: Arc<[Inbox]> = (0..count).map(|_| Inbox::default()).collect();
+    let addresses: Vec<_> = settings.listen.iter().map(|listen| listen.address).collect();
     let mut workers = Vec::with_capacity(count);
     for (index, stats) in stats.iter().enumerate() {
         let launch = Launch {
             index,
             pin: settings.workers.pin,
-            sockets: sockets.iter_mut().filter_map(|(at, left)| Some((*at, left.pop()?))).collect(),
+            sockets: take_each(&mut bound.datagrams),
+            links: (!bound.streams.is_empty()).then(|| Links {
+                listeners: take_each(&mut bound.streams),
+                addresses: addresses.clone(),
+                ground: streams::Ground {
+                    router: setup.router,
+                    boot,
+                    core: index as u8,
+                    limits: stream_limits(&settings),
+                    wire: settings.limits.wire,
+                    all: shared.connections.clone(),
+                    sources: sources.clone(),
+                    stats: stats.clone(),
+                },
+                inboxes: inboxes.clone(),
+            }),
             core: Core::new(setup.clone(), shared.clone(), stats.clone(), count),
             table: tables.current().clone(),
             stats: stats.clone(),
@@ -131,13 +158,14 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
         settings,
         setup,
         shared,
+        sources,
         tables,
         exporter,
         process,
         workers: Mutex::new(workers),
         ready: AtomicBool::new(true),
     };
-    router.publish_limits(now);
+    router.publish_limits(now, files);
     let router = Arc::new(router);
     runtime.spawn(chores(router.clone(), state_dir));
     runtime.spawn(watch::watch(router.clone()));
@@ -251,7 +279,10 @@ impl Router {
         process.set(ProcessGauge::Ready, self.is_ready().into());
         self.tables.names().publish();
         process.set_named(self.named_backends());
-        self.exporter.render(&self.backend_samples())
+        process.set(ProcessGauge::ConnectionSources, self.sources.len() as u64);
+        let mut samples = self.backend_samples();
+        samples.append(&mut self.connection_samples());
+        self.exporter.render(&samples)
     }
 
     /// Backends by host name, as metrics show them: each once, and no more than there are series.
@@ -277,13 +308,19 @@ impl Router {
             .collect()
     }
 
-    fn publish_limits(&self, start: Now) {
+    fn publish_limits(&self, start: Now, files: u64) {
         let limits = &self.settings.limits;
         let gauges = [
             (ProcessGauge::FlowsLimit, limits.flows),
             (ProcessGauge::MovedFlowsLimit, limits.moved_flows),
             (ProcessGauge::UnreachableFlowsLimit, limits.unreachable),
             (ProcessGauge::CallsLimit, self.shared.calls.capacity()),
+            (ProcessGauge::ConnectionsLimit, self.sources.limits().most),
+            (ProcessGauge::PerAddressLimit, self.sources.limits().per_address as usize),
+            (ProcessGauge::PerPrefixLimit, self.sources.limits().per_prefix as usize),
+            (ProcessGauge::AcceptsLimit, self.sources.limits().accepts_per_second as usize),
+            (ProcessGauge::OutputLimit, self.settings.connections.output),
+            (ProcessGauge::OpenFilesLimit, usize::try_from(files).unwrap_or(usize::MAX)),
             (ProcessGauge::LimitMessage, limits.wire.message),
             (ProcessGauge::LimitHeaderLines, limits.wire.header_lines),
             (ProcessGauge::LimitStartLine, limits.wire.start_line),
@@ -319,14 +356,32 @@ fn keys(settings: &Settings, state_dir: Option<&StateDir>) -> Result<Vec<(u8, [u
     }
 }
 
-type Bound = Vec<(u8, Vec<udp::Socket>)>;
+/// Sockets by listener index, one for each worker.
+#[derive(Default)]
+struct Bound {
+    datagrams: Vec<(u8, Vec<udp::Socket>)>,
+    streams: Vec<(u8, Vec<TcpListener>)>,
+}
+
+/// The next worker's share.
+fn take_each<T>(bound: &mut [(u8, Vec<T>)]) -> Vec<(u8, T)> {
+    bound.iter_mut().filter_map(|(at, left)| Some((*at, left.pop()?))).collect()
+}
 
 /// Binds every listener once for each worker, and notes in the settings what port 0 became.
 fn bind(settings: &mut Settings, workers: usize) -> Result<Bound, StartError> {
     let (receive, send) = (settings.udp.receive_buffer, settings.udp.send_buffer);
-    let mut bound = Vec::new();
+    let mut bound = Bound::default();
     for (index, listen) in (0u8..).zip(&mut settings.listen) {
         let fault = |error| StartError::Listen { name: listen.name.clone(), error };
+        if !listen.transport.is_datagram() {
+            let sockets = tcp::bind(listen.address, workers).map_err(fault)?;
+            if let Some((_, address)) = sockets.first() {
+                listen.address = *address;
+            }
+            bound.streams.push((index, sockets.into_iter().map(|(socket, _)| socket).collect()));
+            continue;
+        }
         let sockets = udp::bind(listen.address, workers, receive, send).map_err(fault)?;
         if let Some(first) = sockets.first() {
             listen.address = first.local;
@@ -339,7 +394,7 @@ fn bind(settings: &mut Settings, workers: usize) -> Result<Bound, StartError> {
                 );
             }
         }
-        bound.push((index, sockets));
+        bound.datagrams.push((index, sockets));
     }
     Ok(bound)
 }
@@ -362,6 +417,47 @@ async fn follow_names(router: Arc<Router>) {
     }
 }
 
+/// Open files beside those of connections: listeners, connections to backends, admin, logs.
+const OTHER_FILES: u64 = 1_024;
+const MOST_CONNECTIONS: u64 = 100_000;
+
+/// Raises the limit of open files to what the system grants: that, and how many connections may be accepted (SPEC 9.7).
+fn open_files(settings: &Settings) -> Result<(u64, usize), StartError> {
+    let granted = crate::net::sys::raise_open_files().unwrap_or(OTHER_FILES);
+    let room = granted.saturating_sub(OTHER_FILES).max(granted / 2);
+    match settings.connections.most {
+        Some(wanted) if wanted as u64 > room => {
+            Err(StartError::Files { wanted, needed: wanted as u64 + OTHER_FILES, granted })
+        }
+        Some(wanted) => Ok((granted, wanted)),
+        None => Ok((granted, room.min(MOST_CONNECTIONS) as usize)),
+    }
+}
+
+fn source_limits(settings: &Settings, most: usize) -> SourceLimits {
+    let of = &settings.connections;
+    SourceLimits {
+        most,
+        per_address: of.per_address,
+        per_prefix: of.per_prefix,
+        accepts_per_second: of.accepts_per_second,
+        exempt: of.exempt.iter().chain(&settings.trust.prefixes).copied().collect(),
+    }
+}
+
+fn stream_limits(settings: &Settings) -> streams::Limits {
+    let of = &settings.connections;
+    let ms = |time: Duration| time.as_millis() as u64;
+    streams::Limits {
+        output: of.output,
+        idle_ms: ms(of.idle),
+        first_message_ms: ms(of.first_message),
+        message_ms: ms(of.message_time),
+        output_ms: ms(of.output_time),
+        connect_ms: ms(of.connect_time),
+    }
+}
+
 /// Once a second: what has expired ends, what nobody holds is freed.
 async fn chores(router: Arc<Router>, state_dir: Option<StateDir>) {
     let written = Arc::new(Mutex::new(router.tables.registry().restarts()));
@@ -378,6 +474,7 @@ async fn chores(router: Arc<Router>, state_dir: Option<StateDir>) {
             router.shared.moved.sweep(now);
             router.shared.calls.sweep(now);
             said.lock().look(&router.tables.current().load().pools, now);
+            router.sources.sweep(now);
             router.exporter.sweep(now.unix_s);
             router.tables.names().data().sweep(now.mono_ms);
             router.tables.free();

@@ -8,6 +8,7 @@ use super::{
     io::{Fault, Outbox, Target},
     publication::Spared,
     request::Request,
+    response::way_back,
 };
 use crate::{
     route::{Action, Pick, Recorder, Rule},
@@ -208,11 +209,17 @@ impl Proxy {
         let peer = turn.arrival.peer;
         let via = view.items(HeaderId::Via).next().and_then(|item| Via::parse(item.value));
         let to = via.map_or(peer, |via| return_address(&via, peer));
-        let from = turn.setup.listener(turn.arrival.listener).wildcard.then(|| turn.arrival.local.ip());
-        let target = Target::Datagram { listener: turn.arrival.listener, from, to };
+        let listener = turn.arrival.listener;
+        let target = match turn.arrival.flow {
+            Some(id) => Target::Stream { listener, id },
+            None => {
+                let from = turn.setup.listener(listener).wildcard.then(|| turn.arrival.local.ip());
+                Target::Datagram { listener, from, to }
+            }
+        };
         self.write_answer(turn, view, answer, Some(peer), target, out);
         if R::ON {
-            rec.step("answer", format_args!("{} {} to {to}", answer.code, answer.phrase));
+            rec.step("answer", format_args!("{} {} to {target}", answer.code, answer.phrase));
         }
     }
 
@@ -235,12 +242,11 @@ impl Proxy {
         reply::write(view, &Reply { code, phrase, headers, tag, peer }, &mut self.edits, &mut out.bytes);
         out.finish(target, start);
         self.stats.answered(code);
-        let Target::Datagram { listener, .. } = target;
         let method = match view.start() {
             Start::Request { method, .. } => method,
             Start::Response { .. } => return,
         };
-        self.stats.sent(Kind::Response(method), turn.setup.listener(listener).transport);
+        self.stats.sent(Kind::Response(method), turn.setup.listener(target.listener()).transport);
     }
 
     /// What we sent could not go: a client's flow is dead until it speaks again, and whoever sent the request is told, by
@@ -251,15 +257,15 @@ impl Proxy {
         let Ok(essentials) = inspect(view) else { return };
         let Some(text) = essentials.via.branch.strip_prefix(super::COOKIE) else { return };
         let Ok((token, _)) = ViaToken::decode(text, &turn.setup.ring) else { return };
-        let (Flow::Datagram { listener, local, peer }, false) = (token.back, method == Method::Ack) else {
+        if method == Method::Ack {
             return;
-        };
-        let Some(listener) = turn.setup.by_id(listener) else { return };
+        }
+        let Ok(target) = way_back(turn, &token) else { return };
         let reason = match why {
             Fault::TooLarge => Reason::NextHopTooLarge,
-            // A publisher drops its event on any final error, but goes on retransmitting (SPEC 6.5).
-            Fault::Refused | Fault::Unreachable if method == Method::Publish => return,
-            Fault::Refused | Fault::Unreachable => Reason::Unreachable,
+            // A publisher drops its event on any final error, but over UDP goes on retransmitting (SPEC 6.5).
+            _ if method == Method::Publish && matches!(token.back, Flow::Datagram { .. }) => return,
+            _ => Reason::Unreachable,
         };
         let mut headers = std::mem::take(&mut self.headers);
         headers.clear();
@@ -269,14 +275,7 @@ impl Proxy {
         self.stats.refused(reason);
         let answer = Answer { code: reason.code(), phrase: reason.phrase(), headers: &headers };
         // Without our Via: what is below is the sender's own, stamped already.
-        self.write_answer(
-            turn,
-            view,
-            &answer,
-            None,
-            Target::Datagram { listener, from: local, to: peer },
-            out,
-        );
+        self.write_answer(turn, view, &answer, None, target, out);
         self.headers = headers;
     }
 }

@@ -96,7 +96,18 @@ impl Proxy {
             PinTarget::Backend { addr, transport } => request.hops().address(addr, transport).ok()?,
             PinTarget::Datagram { local, peer } => {
                 let listener = request.setup.listener(pin.listener).id;
-                Hop::Client { flow: Flow::Datagram { listener, local, peer }, listener: pin.listener }
+                let flow = Flow::Datagram { listener, local, peer };
+                Hop::Client { flow, listener: pin.listener, local }
+            }
+            PinTarget::Stream(id) => {
+                let listener = request.setup.listener(pin.listener);
+                let flow = Flow::Stream { listener: listener.id, id };
+                request.turn.shared.stream(request.setup, id).ok()?;
+                Hop::Client {
+                    flow,
+                    listener: pin.listener,
+                    local: request.turn.shared.local(listener, &flow),
+                }
             }
         };
         let serves = match &hop {
@@ -233,7 +244,7 @@ pub(super) fn hop_text(hop: &Hop) -> String {
             format!("to backend address {addr} over {}", transport.label())
         }
         Hop::Client { flow: Flow::Datagram { peer, .. }, .. } => format!("to client flow {peer} over udp"),
-        Hop::Client { flow: Flow::Stream { id, .. }, .. } => format!("to client connection {id:?}"),
+        Hop::Client { flow: Flow::Stream { id, .. }, .. } => format!("to client connection {id}"),
     }
 }
 

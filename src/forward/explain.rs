@@ -4,11 +4,12 @@ use std::{fmt, net::SocketAddr, sync::Arc};
 
 use serde::Serialize;
 
-use super::{Arrival, Core, Outbox, Setup, Shared, Target};
+use super::{Arrival, Core, Outbox, Setup, Shared};
 use crate::{
     live::{Now, Pins},
     route::{Candidate, MatchKey, Recorder, Rule, Table},
     stats::CoreStats,
+    wire::token::FlowId,
 };
 
 /// What was found out about one message. Its `Display` is for people, its JSON for scripts.
@@ -82,12 +83,16 @@ pub fn explain(
     let mut core = Core::with_pins(setup.clone(), shared.clone(), stats, 1, pins);
     let mut told = Explanation { table_version: table.version, ..Explanation::default() };
     let mut out = Outbox::default();
+    // On a stream it came by some connection, whose number says nothing.
+    let stream = !setup.listener(arrival.listener).transport.is_datagram();
+    let some = FlowId { router: setup.router, boot: setup.boot, core: 0, slot: 0, generation: 0 };
+    let arrival = Arrival { flow: arrival.flow.or(stream.then_some(some)), ..arrival };
     core.message(now, table, &arrival, bytes, &mut out, &mut told);
     for (target, range) in &out.messages {
-        let Target::Datagram { listener, to, .. } = *target;
+        let by = setup.listener(target.listener());
         told.sent.push(Sent {
-            to: format!("udp:{to}"),
-            by: setup.listener(listener).name.clone(),
+            to: format!("{}:{target}", by.transport.label()),
+            by: by.name.clone(),
             message: String::from_utf8_lossy(&out.bytes[range.clone()]).into_owned(),
         });
     }

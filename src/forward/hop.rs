@@ -30,6 +30,8 @@ pub enum Hop {
     Client {
         flow: Flow,
         listener: u8,
+        /// The address of ours that the flow leads to, on wildcard listeners.
+        local: Option<IpAddr>,
     },
 }
 
@@ -103,12 +105,16 @@ impl Hops<'_> {
     fn flow(&self, flow: Flow) -> Result<Hop, u64> {
         let tag = || tag_hash(self.essentials.to_tag.unwrap_or_default());
         let flow = self.shared.moved.find(flow, tag(), self.now).unwrap_or(flow);
-        let Flow::Datagram { listener, .. } = flow else { return Err(self.setup.start.mono_ms) };
+        let (Flow::Datagram { listener, .. } | Flow::Stream { listener, .. }) = flow;
         let listener = self.setup.by_id(listener).ok_or(self.setup.start.mono_ms)?;
-        match self.shared.unreachable.since(&flow.without_local()) {
-            Some(since) => Err(since),
-            None => Ok(Hop::Client { flow, listener }),
+        match flow {
+            Flow::Datagram { .. } => {
+                self.shared.unreachable.since(&flow.without_local()).map_or(Ok(()), Err)?
+            }
+            Flow::Stream { id, .. } => self.shared.stream(self.setup, id)?,
         }
+        let local = self.shared.local(self.setup.listener(listener), &flow);
+        Ok(Hop::Client { flow, listener, local })
     }
 
     /// The answer to a request whose route is dead (SPEC 3.5): `since` is when, `None` where grace is over at once.
@@ -257,7 +263,8 @@ impl Hops<'_> {
         let peer = SocketAddr::new(ip, uri.host.port.unwrap_or(5060));
         let listener = self.setup.toward(Transport::Udp, peer).ok_or(Reason::NoRule)?;
         let out = self.setup.listener(listener);
-        Ok(Hop::Client { flow: out.flow(self.local, peer), listener })
+        let flow = out.datagram(self.local, peer);
+        Ok(Hop::Client { flow, listener, local: self.shared.local(out, &flow) })
     }
 
     /// `route = "flow"` (SPEC 5.2).

@@ -1,11 +1,12 @@
 //! What goes into a core and what comes out of it.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     ops::Range,
 };
 
-use crate::wire::token::FlowId;
+use crate::wire::{Reason, token::FlowId};
 
 /// Where a message came from.
 #[derive(Clone, Copy, Debug)]
@@ -22,11 +23,22 @@ pub struct Arrival {
 /// What happens to a core.
 pub enum Input<'a> {
     Message(Arrival, &'a [u8]),
+    /// What came on a stream that cannot go on: the cause, and so much of the message as an answer may be written from
+    /// (perhaps nothing). The connection is closed behind the answer.
+    Refused(Arrival, Reason, &'a [u8]),
+    /// CRLFs on a stream (RFC 5626 4.4.1), dealt with already.
+    Keepalive,
     /// Something that we sent could not go: no retry will help. `sent` are its bytes as far as they are known (an ICMP
     /// error gives at most the first 512 or so; empty where unknown).
     Undeliverable {
         target: Target,
         sent: &'a [u8],
+        why: Fault,
+    },
+    /// A connection from this listener to a backend could not be made, or was reset.
+    Lost {
+        listener: u8,
+        to: SocketAddr,
         why: Fault,
     },
     /// Once a second, and when the table changed.
@@ -42,6 +54,10 @@ pub enum Fault {
     Unreachable,
     /// EMSGSIZE.
     TooLarge,
+    /// The connection has ended, or its peer reads too slowly.
+    Closed,
+    /// Another core takes no more.
+    Full,
 }
 
 /// Where a message goes.
@@ -49,6 +65,30 @@ pub enum Fault {
 pub enum Target {
     /// By this worker's socket of listener `listener`; `from` is the source address to name on a wildcard socket.
     Datagram { listener: u8, from: Option<IpAddr>, to: SocketAddr },
+    /// By this connection, of whatever core.
+    Stream { listener: u8, id: FlowId },
+    /// By the connection from a stream listener to this address, which is made where there is none; `from` is the source
+    /// address to name on a wildcard listener.
+    Connect { listener: u8, from: Option<IpAddr>, to: SocketAddr },
+}
+
+impl Target {
+    /// Index of the listener by which it leaves.
+    pub fn listener(&self) -> u8 {
+        let (Target::Datagram { listener, .. }
+        | Target::Stream { listener, .. }
+        | Target::Connect { listener, .. }) = self;
+        *listener
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Datagram { to, .. } | Target::Connect { to, .. } => write!(f, "{to}"),
+            Target::Stream { id, .. } => write!(f, "connection {id}"),
+        }
+    }
 }
 
 /// What a step wants sent: one byte buffer, ranges of it with their targets. Cleared by the worker after sending.

@@ -103,8 +103,16 @@ impl Core {
     pub fn step(&mut self, now: Now, table: &Table, input: Input<'_>, out: &mut Outbox) {
         match input {
             Input::Message(arrival, bytes) => self.message(now, table, &arrival, bytes, out, &mut ()),
+            Input::Refused(arrival, reason, head) => self.refused(now, table, &arrival, reason, head, out),
+            Input::Keepalive => self.proxy.stats.refused(Reason::Keepalive),
             Input::Undeliverable { target, sent, why } => {
                 self.undeliverable(now, table, target, sent, why, out)
+            }
+            Input::Lost { listener, to, why } => {
+                let transport = self.setup.listener(listener).transport;
+                for &at in table.pools.at_address(to, transport) {
+                    signs::unreachable(&table.pools.backend(at).state, why, now);
+                }
             }
             Input::Tick => {
                 let proxy = &mut self.proxy;
@@ -126,9 +134,9 @@ impl Core {
     ) {
         let Core { index, setup, shared, proxy } = self;
         let turn = Turn { now, setup, shared, table, arrival };
-        if !R::ON && !shared.unreachable.is_empty() {
+        if !R::ON && !shared.unreachable.is_empty() && arrival.flow.is_none() {
             // Whatever it is that a flow says, keep-alives too: it is alive again (SPEC 3.5).
-            let flow = setup.listener(arrival.listener).flow(arrival.local, arrival.peer);
+            let flow = setup.listener(arrival.listener).flow(arrival);
             shared.unreachable.clear(&flow.without_local());
         }
         match index.scan(bytes, &setup.limits) {
@@ -149,6 +157,28 @@ impl Core {
         }
     }
 
+    /// What cannot be framed: an answer from the head, where it is a request's (SPEC 2.5).
+    fn refused(
+        &mut self,
+        now: Now,
+        table: &Table,
+        arrival: &Arrival,
+        reason: Reason,
+        head: &[u8],
+        out: &mut Outbox,
+    ) {
+        let Core { index, setup, shared, proxy } = self;
+        let turn = Turn { now, setup, shared, table, arrival };
+        let view = match index.scan(head, &setup.limits) {
+            Ok(view) => Some(view),
+            Err(refused) => refused.view,
+        };
+        match view.filter(|view| matches!(view.start(), Start::Request { .. })) {
+            Some(view) => proxy.refuse(&turn, &view, reason.into(), out, &mut ()),
+            None => proxy.stats.refused(reason),
+        }
+    }
+
     fn undeliverable(
         &mut self,
         now: Now,
@@ -159,9 +189,14 @@ impl Core {
         out: &mut Outbox,
     ) {
         let Core { index, setup, shared, proxy } = self;
-        let Target::Datagram { listener, to, .. } = target;
+        let listener = target.listener();
         let out_by = setup.listener(listener);
-        if why != Fault::TooLarge {
+        let to = match target {
+            Target::Datagram { to, .. } | Target::Connect { to, .. } => to,
+            Target::Stream { .. } => out_by.address,
+        };
+        // Of a stream `Input::Lost` tells, once for the connection.
+        if matches!(target, Target::Datagram { .. }) && why != Fault::TooLarge {
             let listed = table.pools.at_address(to, out_by.transport);
             for &at in listed {
                 let backend = table.pools.backend(at);

@@ -217,10 +217,10 @@ impl Proxy {
             Hop::Backend { addr, transport, listener, .. } => {
                 (PinTarget::Backend { addr, transport }, listener)
             }
-            Hop::Client { flow: Flow::Datagram { local, peer, .. }, listener } => {
+            Hop::Client { flow: Flow::Datagram { local, peer, .. }, listener, .. } => {
                 (PinTarget::Datagram { local, peer }, listener)
             }
-            Hop::Client { flow: Flow::Stream { .. }, .. } => return,
+            Hop::Client { flow: Flow::Stream { id, .. }, listener, .. } => (PinTarget::Stream(id), listener),
         };
         if self.pins.put(request.pin_key(), Pin { target, listener }, seconds, request.turn.now) {
             self.stats.add(Counter::PinsDropped, 1);

@@ -45,7 +45,7 @@ impl<'a> Request<'a> {
 
     /// The client's flow, as it arrived.
     pub fn flow(&self) -> Flow {
-        self.setup.listener(self.arrival.listener).flow(self.arrival.local, self.arrival.peer)
+        self.setup.listener(self.arrival.listener).flow(self.arrival)
     }
 
     /// Who asks, for its pin: transaction and method, CANCEL and ACK as their INVITE.

@@ -6,6 +6,7 @@ use super::{
     io::{Outbox, Target},
     setup::{Listener, Setup},
     signs,
+    write::{by_flow, state_length},
 };
 use crate::{
     route::{Recorder, Source},
@@ -58,17 +59,13 @@ impl Proxy {
         let from = self.sources.of(turn);
         let expected = match token.bound {
             Bound::Backend => from.is_backend(),
-            Bound::Client(hash) => hash == flow_hash(&arrived.flow(turn.arrival.local, turn.arrival.peer)),
+            Bound::Client(hash) => hash == flow_hash(&arrived.flow(turn.arrival)),
         };
         if !expected {
             return Err(Reason::ResponseSource);
         }
-        let Flow::Datagram { listener, local, peer } = token.back else {
-            return Err(Reason::ForeignResponse);
-        };
-        let listener = setup.by_id(listener).ok_or(Reason::ForeignResponse)?;
-        let leaving = setup.listener(listener);
-        let target = Target::Datagram { listener, from: local, to: peer };
+        let target = way_back(turn, &token)?;
+        let leaving = setup.listener(target.listener());
 
         self.edits.clear();
         self.cut_our_via(view, &essentials)?;
@@ -80,11 +77,14 @@ impl Proxy {
         if let Some(publication) = token.publication.filter(|_| method == Method::Publish) {
             self.publication_answered(turn, view, &publication, key_id, code, R::ON);
         }
+        if !leaving.transport.is_datagram() {
+            state_length(view, &mut self.edits);
+        }
         let start = out.bytes.len();
         self.edits.write(&view.bytes[..view.end_of_message() as usize], &mut out.bytes);
         out.finish(target, start);
         if R::ON {
-            rec.step("response", format_args!("by the via token to {peer}"));
+            rec.step("response", format_args!("by the via token to {target}"));
             return Ok(());
         }
         self.stats.sent(Kind::Response(method), leaving.transport);
@@ -159,10 +159,7 @@ impl Proxy {
             if rr.bits != token.branch as u16 {
                 continue;
             }
-            let local = match token.back {
-                Flow::Datagram { local, .. } => local,
-                Flow::Stream { .. } => None,
-            };
+            let local = turn.shared.local(leaving, &token.back);
             self.text.clear();
             self.text.push(b'@');
             if token.from_backend {
@@ -170,7 +167,7 @@ impl Proxy {
             } else {
                 leaving.write_for_clients(local, &mut self.text);
             }
-            self.text.extend_from_slice(b";lr");
+            leaving.write_route_params(&mut self.text);
             let uri = match exact {
                 Some(_) => &item.value[1..item.value.len() - 1],
                 None => {
@@ -238,6 +235,20 @@ impl Proxy {
             self.stats.add(Counter::FlowsMoved, 1);
             self.stats.add(Counter::MovedDropped, u64::from(dropped));
         }
+    }
+}
+
+/// Where a response goes (SPEC 3.6): the datagram's source, or the connection by which the request came. A client's that is
+/// closed is not reopened; a backend is called at its sent-by port.
+pub(super) fn way_back(turn: &Turn<'_>, token: &ViaToken) -> Result<Target, Reason> {
+    let (Flow::Datagram { listener, .. } | Flow::Stream { listener, .. }) = token.back;
+    let listener = turn.setup.by_id(listener).ok_or(Reason::ForeignResponse)?;
+    match (token.back, token.reopen) {
+        (Flow::Stream { id, .. }, reopen) if turn.shared.stream(turn.setup, id).is_err() => {
+            let to = reopen.ok_or(Reason::ConnectionGone)?;
+            Ok(Target::Connect { listener, from: None, to })
+        }
+        (back, _) => Ok(by_flow(back, listener)),
     }
 }
 

@@ -1,15 +1,19 @@
 //! What every core of a router shares and never changes (listeners, names, keys, trust), and the light state they share.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
+use super::Arrival;
 use crate::{
     config::{Names, Settings, Side},
-    live::{BackOff, Calls, Flows, Moved, Now, Unreachable},
+    live::{Alive, BackOff, Calls, Connections, Flows, Moved, Now, Unreachable},
     wire::{
         Limits, Transport, put,
-        token::{self, Flow, Ring},
+        token::{self, Flow, FlowId, Ring},
     },
 };
 
@@ -50,8 +54,21 @@ impl Listener {
         self.side != Side::Clients
     }
 
-    /// The flow of a datagram that came by this listener.
-    pub fn flow(&self, local: SocketAddr, peer: SocketAddr) -> Flow {
+    /// Appends the parameters that a Route to this listener has.
+    pub fn write_route_params(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(route_params(self.transport));
+    }
+
+    /// The flow of what came by this listener.
+    pub fn flow(&self, arrival: &Arrival) -> Flow {
+        match arrival.flow {
+            Some(id) => Flow::Stream { listener: self.id, id },
+            None => self.datagram(arrival.local, arrival.peer),
+        }
+    }
+
+    /// The flow of datagrams between this listener and `peer`.
+    pub fn datagram(&self, local: SocketAddr, peer: SocketAddr) -> Flow {
         Flow::Datagram { listener: self.id, local: self.wildcard.then(|| local.ip()), peer }
     }
 }
@@ -95,9 +112,12 @@ impl Setup {
             bound: l.address.to_string().into_bytes().into(),
         });
         let listeners: Vec<Listener> = listeners.collect();
-        let hosts =
-            listeners.iter().flat_map(|l| [Some(&l.bound).filter(|_| !l.wildcard), l.advertise.as_ref()]);
-        let route_ends = hosts.flatten().map(|host| [b"@", &host[..], b";lr>"].concat().into()).collect();
+        let ends = listeners.iter().flat_map(|l| {
+            let hosts = [Some(&l.bound).filter(|_| !l.wildcard), l.advertise.as_ref()];
+            let end = |host: &Box<[u8]>| [b"@", &host[..], route_params(l.transport), b">"].concat().into();
+            hosts.into_iter().flatten().map(end)
+        });
+        let route_ends = ends.collect();
         Setup {
             router: settings.tokens.router_id,
             boot,
@@ -155,21 +175,55 @@ impl Setup {
     }
 }
 
+/// The parameters of a Route that names a listener of this transport: it must lead the receiver to that one (RFC 5658).
+fn route_params(transport: Transport) -> &'static [u8] {
+    match transport {
+        Transport::Udp => b";lr",
+        Transport::Tcp => b";transport=tcp;lr",
+        Transport::Tls => b";transport=tls;lr",
+        // RFC 7118 5.2: wss is the transport of a sips URI or of the connection; the parameter is ws.
+        Transport::Ws | Transport::Wss => b";transport=ws;lr",
+    }
+}
+
 /// The light state that cores share.
 pub struct Shared {
     pub flows: Flows,
     pub moved: Moved,
     pub unreachable: Unreachable,
     pub calls: Calls,
+    /// Stream connections of all cores.
+    pub connections: Arc<Connections>,
 }
 
 impl Shared {
     pub fn new(settings: &Settings) -> Shared {
+        let connections = Arc::new(Connections::new(settings.workers.count));
         Shared {
-            flows: Flows::new(settings.limits.flows),
+            flows: Flows::new(settings.limits.flows, connections.clone()),
             moved: Moved::new(settings.limits.moved_flows),
             unreachable: Unreachable::new(settings.limits.unreachable),
             calls: Calls::new(settings.limits.calls),
+            connections,
+        }
+    }
+
+    /// Is this connection open? Else since when it is not (`mono_ms`): for another boot, and where it was so long ago that
+    /// nobody knows, our start (SPEC 3.5).
+    pub fn stream(&self, setup: &Setup, id: FlowId) -> Result<(), u64> {
+        let ours = (id.router, id.boot) == (setup.router, setup.boot);
+        match self.connections.find(id) {
+            Alive::Open if ours => Ok(()),
+            Alive::Closed(since) if ours => Err(since),
+            _ => Err(setup.start.mono_ms),
+        }
+    }
+
+    /// The address of ours that a flow leads to, where its listener is bound to a wildcard.
+    pub fn local(&self, listener: &Listener, flow: &Flow) -> Option<IpAddr> {
+        match flow {
+            Flow::Datagram { local, .. } => *local,
+            Flow::Stream { id, .. } => listener.wildcard.then(|| self.connections.local(*id)).flatten(),
         }
     }
 }

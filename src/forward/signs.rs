@@ -9,12 +9,12 @@ use crate::{
     wire::{HeaderId, View, token::Flow},
 };
 
-/// An ICMP error came back for something that was sent to this backend.
+/// An ICMP error came back for something that was sent to this backend, or a connection to it failed.
 pub(super) fn unreachable(backend: &BackendState, why: Fault, now: Now) {
     let sign = match why {
         Fault::Refused => Sign::Refused,
         Fault::Unreachable => Sign::Unreachable,
-        Fault::TooLarge => return,
+        Fault::TooLarge | Fault::Closed | Fault::Full => return,
     };
     if sign == Sign::Refused {
         backend.note_restart(now.unix_s);
@@ -24,9 +24,14 @@ pub(super) fn unreachable(backend: &BackendState, why: Fault, now: Now) {
 
 /// This backend answered 503 to whoever is behind `back`.
 pub(super) fn unavailable(backend: &BackendState, turn: &Turn<'_>, view: &View<'_>, back: &Flow) {
-    let (Flow::Datagram { peer, .. }, Some(seconds)) = (back, retry_after(view)) else { return };
-    let source: IpAddr = peer.ip();
-    backend.signs.busy(source, seconds, turn.now, &turn.setup.busy);
+    let Some(seconds) = retry_after(view) else { return };
+    let source: Option<IpAddr> = match back {
+        Flow::Datagram { peer, .. } => Some(peer.ip()),
+        Flow::Stream { id, .. } => turn.shared.connections.about(*id).map(|about| about.peer.ip()),
+    };
+    if let Some(source) = source {
+        backend.signs.busy(source, seconds, turn.now, &turn.setup.busy);
+    }
 }
 
 /// The seconds of a Retry-After (RFC 3261 20.33: a comment and parameters may follow).

@@ -1,12 +1,14 @@
 //! A request as it leaves: the short list of edits of SPEC 4.1 over the received bytes, written once into the outbox.
 
+use std::{io::Write, net::SocketAddr};
+
 use super::{
     hash,
     hop::Hop,
-    io::{Outbox, Target},
+    io::{Arrival, Outbox, Target},
     publication,
     request::Request,
-    setup::Setup,
+    setup::{Listener, Setup},
 };
 use crate::{
     config::table::{Piece, Template},
@@ -76,21 +78,44 @@ pub fn request(
     if let Some(rule) = plan.rule {
         apply_rule(request, rule, edits);
     }
+    if !out_transport(setup, &plan.hop).is_datagram() {
+        state_length(view, edits);
+    }
     let start = out.bytes.len();
     edits.write(&view.bytes[..view.end_of_message() as usize], &mut out.bytes);
     out.finish(target(&plan.hop), start);
     (branch, stripped)
 }
 
-/// Where a hop's datagrams go.
-pub fn target(hop: &Hop) -> Target {
+/// Where a hop's messages go.
+fn target(hop: &Hop) -> Target {
     match *hop {
-        Hop::Backend { addr, listener, local, .. } => Target::Datagram { listener, from: local, to: addr },
-        Hop::Client { flow: Flow::Datagram { local, peer, .. }, listener } => {
-            Target::Datagram { listener, from: local, to: peer }
+        Hop::Backend { addr, transport, listener, local, .. } if transport.is_datagram() => {
+            Target::Datagram { listener, from: local, to: addr }
         }
-        Hop::Client { flow: Flow::Stream { .. }, .. } => unreachable!("hops lead to datagram flows only"),
+        Hop::Backend { addr, listener, local, .. } => Target::Connect { listener, from: local, to: addr },
+        Hop::Client { flow, listener, .. } => by_flow(flow, listener),
     }
+}
+
+/// Where a flow's messages go.
+pub fn by_flow(flow: Flow, listener: u8) -> Target {
+    match flow {
+        Flow::Datagram { local, peer, .. } => Target::Datagram { listener, from: local, to: peer },
+        Flow::Stream { id, .. } => Target::Stream { listener, id },
+    }
+}
+
+/// On a stream nothing else says where a message ends (SPEC 2.3, RFC 3261 18.3). What is there already is true: scanned.
+pub fn state_length(view: &View<'_>, edits: &mut Edits) {
+    if view.first(HeaderId::ContentLength).is_some() {
+        return;
+    }
+    let end = view.fields().last().map_or(0, |field| field.line().end);
+    edits.replace_with(Span { start: end, end }, |t| {
+        // A Vec takes all that is written.
+        let _ = write!(t, "Content-Length: {}\r\n", view.body().len());
+    });
 }
 
 /// The side on which the sender is (SPEC 3.2): a backend by its listed address.
@@ -98,8 +123,11 @@ fn sender(request: &Request<'_>) -> Side {
     let arrival = request.arrival;
     let listener = request.setup.listener(arrival.listener);
     match request.source {
-        Source::Client => Side::Client(listener.flow(arrival.local, arrival.peer)),
-        Source::Trusted => Side::Backend { addr: arrival.peer, transport: listener.transport },
+        Source::Client => Side::Client(listener.flow(arrival)),
+        Source::Trusted => {
+            let addr = called_back(request).unwrap_or(arrival.peer);
+            Side::Backend { addr, transport: listener.transport }
+        }
         Source::Backend(at) => {
             let backend = request.table.pools.backend(at);
             Side::Backend { addr: backend.addr, transport: backend.transport }
@@ -107,13 +135,23 @@ fn sender(request: &Request<'_>) -> Side {
     }
 }
 
+/// Where the sender of a request is to be called, should the connection by which it came be gone (SPEC 3.6): its address
+/// and the port of its sent-by. `None` for datagrams, and for clients, who are never called.
+fn called_back(request: &Request<'_>) -> Option<SocketAddr> {
+    let arrival = request.arrival;
+    if arrival.flow.is_none() || !request.source.is_backend() {
+        return None;
+    }
+    let default = request.setup.listener(arrival.listener).transport.default_port();
+    Some(SocketAddr::new(arrival.peer.ip(), request.essentials.via.sent_by.port.unwrap_or(default)))
+}
+
 /// The flow that the request's token named, where it came by another one (SPEC 7.2), and the hash of its From tag.
 fn moved(request: &Request<'_>, plan: &Plan<'_>) -> Option<(Flow, u32)> {
     if request.source != Source::Client {
         return None;
     }
-    let now =
-        request.setup.listener(request.arrival.listener).flow(request.arrival.local, request.arrival.peer);
+    let now = request.flow();
     let named = plan.token?.sides.iter().find_map(|side| match side {
         Side::Client(flow) => Some(*flow),
         Side::Backend { .. } => None,
@@ -132,7 +170,8 @@ fn write_via(
     let back = return_address(&essentials.via, arrival.peer);
     let token = ViaToken {
         router: setup.router,
-        back: setup.listener(arrival.listener).flow(arrival.local, back),
+        back: setup.listener(arrival.listener).flow(&Arrival { peer: back, ..*arrival }),
+        reopen: called_back(request),
         from_backend: request.source.is_backend(),
         bound: match &plan.hop {
             Hop::Backend { .. } => Bound::Backend,
@@ -152,23 +191,21 @@ fn write_via(
     t.extend_from_slice(b"\r\n");
 }
 
+/// The listener by which a request leaves.
+fn out_listener<'s>(setup: &'s Setup, hop: &Hop) -> &'s Listener {
+    let (Hop::Backend { listener, .. } | Hop::Client { listener, .. }) = hop;
+    setup.listener(*listener)
+}
+
 fn out_transport(setup: &Setup, hop: &Hop) -> Transport {
-    match hop {
-        Hop::Backend { listener, .. } | Hop::Client { listener, .. } => setup.listener(*listener).transport,
-    }
+    out_listener(setup, hop).transport
 }
 
 /// `host:port` of the listener by which a request leaves, as the receiver knows it.
 fn write_our_host(setup: &Setup, hop: &Hop, t: &mut Vec<u8>) {
     match *hop {
         Hop::Backend { listener, local, .. } => setup.listener(listener).write_for_backends(local, t),
-        Hop::Client { flow, listener } => {
-            let local = match flow {
-                Flow::Datagram { local, .. } => local,
-                Flow::Stream { .. } => None,
-            };
-            setup.listener(listener).write_for_clients(local, t);
-        }
+        Hop::Client { listener, local, .. } => setup.listener(listener).write_for_clients(local, t),
     }
 }
 
@@ -203,7 +240,8 @@ fn write_record_route(request: &Request<'_>, plan: &Plan<'_>, branch: u64, t: &m
     token.encode(&setup.ring, essentials.call_id, t);
     t.push(b'@');
     write_our_host(setup, &plan.hop, t);
-    t.extend_from_slice(b";lr>\r\n");
+    out_listener(setup, &plan.hop).write_route_params(t);
+    t.extend_from_slice(b">\r\n");
 }
 
 /// Which side of the token that a request came by is its sender's.
@@ -225,17 +263,17 @@ fn wants_path(request: &Request<'_>, plan: &Plan<'_>) -> bool {
 
 /// `Path` with the client's flow (SPEC 3.7; RFC 3327); `;ob` where a Contact has reg-id (RFC 5626 5.1).
 fn write_path(request: &Request<'_>, plan: &Plan<'_>, t: &mut Vec<u8>) {
-    let Request { setup, view, arrival, .. } = *request;
-    let flow = setup.listener(arrival.listener).flow(arrival.local, arrival.peer);
+    let Request { setup, view, .. } = *request;
     t.extend_from_slice(b"Path: <sip:");
-    PathToken { router: setup.router, flow }.encode(&setup.ring, t);
+    PathToken { router: setup.router, flow: request.flow() }.encode(&setup.ring, t);
     t.push(b'@');
     write_our_host(setup, &plan.hop, t);
+    out_listener(setup, &plan.hop).write_route_params(t);
     let outbound = view
         .items(HeaderId::Contact)
         .filter_map(|item| crate::wire::NameAddr::parse(item.value))
         .any(|contact| contact.param(b"reg-id").is_some());
-    t.extend_from_slice(if outbound { b";lr;ob>\r\n" } else { b";lr>\r\n" });
+    t.extend_from_slice(if outbound { b";ob>\r\n" } else { b">\r\n" });
 }
 
 /// Adds `path` to Supported, else Asterisk answers 420 to a Path (ASTERISK 30).

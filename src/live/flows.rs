@@ -25,6 +25,7 @@ use smallvec::SmallVec;
 use super::{
     Now,
     aged::{Aged, Replaced, shards},
+    connections::{Alive, Connections},
 };
 use crate::wire::{Uri, token::Flow};
 
@@ -74,6 +75,8 @@ pub struct Flows {
     shards: Box<[RwLock<Shard>]>,
     /// Of one shard.
     capacity: usize,
+    /// Which of the flows that are connections are open still.
+    connections: Arc<Connections>,
     seeds: ahash::RandomState,
     /// Numbers the REGISTERs, so that the newest wins whatever the order of their 2xx.
     serial: AtomicU64,
@@ -127,6 +130,15 @@ impl Binding {
         self.ends > now.mono_ms
     }
 
+    /// Live, and its connection, where it is one, not closed.
+    fn is_open(&self, now: Now, connections: &Connections) -> bool {
+        self.is_live(now)
+            && match self.flow {
+                Flow::Datagram { .. } => true,
+                Flow::Stream { id, .. } => connections.find(id) == Alive::Open,
+            }
+    }
+
     fn bytes(&self) -> usize {
         self.aor.len() + self.contact.len()
     }
@@ -138,7 +150,7 @@ impl Binding {
 
 impl Flows {
     /// At most `capacity` confirmed contacts, and as many notes.
-    pub fn new(capacity: usize) -> Flows {
+    pub fn new(capacity: usize, connections: Arc<Connections>) -> Flows {
         let (count, each) = shards(capacity);
         let most_bytes = (each * MEAN).max((MOST_CONTACTS + 1) * LONGEST);
         let notes = || Notes { notes: Aged::new(each), bytes: 0, most_bytes };
@@ -148,6 +160,7 @@ impl Flows {
             notes: (0..count).map(|_| Mutex::new(notes())).collect(),
             shards: (0..count).map(|_| RwLock::new(shard())).collect(),
             capacity: each,
+            connections,
             seeds: ahash::RandomState::new(),
             serial: AtomicU64::new(0),
             count: AtomicUsize::new(0),
@@ -215,12 +228,14 @@ impl Flows {
         confirmed
     }
 
-    /// The newest live flow whose Contact equals this URI (RFC 3261 19.1.4).
+    /// The newest live flow whose Contact equals this URI (RFC 3261 19.1.4). Here and below a connection that is closed is
+    /// named only where there is nothing better: its dialogs may have grace.
     pub fn by_contact(&self, uri: &Uri<'_>, now: Now) -> Option<Flow> {
         let key = self.contact_key(uri);
         let shard = self.shard(key).read();
         let list = shard.lists.get(&key)?;
-        list.iter().find(|b| b.away == key && b.is_live(now) && b.has_contact(uri)).map(|b| b.flow)
+        let live = || list.iter().filter(|b| b.away == key && b.is_live(now) && b.has_contact(uri));
+        live().find(|b| b.is_open(now, &self.connections)).or_else(|| live().next()).map(|b| b.flow)
     }
 
     /// The newest live flow whose AOR's user is this one (escaped or not), else the newest whose Contact's user is: nobody
@@ -230,12 +245,18 @@ impl Flows {
         let key = self.user_key(&user);
         let shard = self.shard(key).read();
         let list = shard.lists.get(&key)?;
-        let live = || list.iter().filter(|b| b.is_live(now));
+        let live = |open: bool| {
+            let live = list.iter().filter(move |b| b.is_live(now));
+            live.filter(move |b| !open || b.is_open(now, &self.connections))
+        };
         let of_contact = |b: &&Arc<Binding>| {
             Uri::parse(&b.contact).and_then(|uri| uri.user).map(unescaped).is_some_and(|own| own == user)
         };
-        let named = live().find(|b| aor_user(&b.aor) == Some(&*user)).or_else(|| live().find(of_contact));
-        named.map(|b| b.flow)
+        let named = |open| {
+            let of_aor = |b: &&Arc<Binding>| aor_user(&b.aor) == Some(&*user);
+            live(open).find(of_aor).or_else(|| live(open).find(of_contact))
+        };
+        named(true).or_else(|| named(false)).map(|b| b.flow)
     }
 
     /// Confirmed contacts that are held (gauge).
@@ -304,7 +325,7 @@ impl Flows {
     /// Is this Contact held by a live flow of another AOR?
     fn is_taken(&self, uri: &Uri<'_>, aor: &[u8], now: Now) -> bool {
         let key = self.contact_key(uri);
-        self.shard(key).read().is_taken(key, uri, aor, now)
+        self.shard(key).read().is_taken(key, uri, aor, now, &self.connections)
     }
 
     /// Puts a binding in the place of the one with its AOR and Contact, or ends that one where `seconds` is 0.
@@ -312,7 +333,7 @@ impl Flows {
         let contact = binding.contact.clone();
         let Some(uri) = Uri::parse(&contact) else { return };
         let mut pair = self.lock_pair(binding.home, binding.away);
-        if seconds > 0 && pair.away().is_taken(binding.away, &uri, &binding.aor, now) {
+        if seconds > 0 && pair.away().is_taken(binding.away, &uri, &binding.aor, now, &self.connections) {
             confirmed.conflicts += 1;
             return;
         }
@@ -493,8 +514,8 @@ impl Pair<'_> {
 }
 
 impl Shard {
-    fn is_taken(&self, key: u64, uri: &Uri<'_>, aor: &[u8], now: Now) -> bool {
-        let others = |b: &&Arc<Binding>| b.away == key && *b.aor != *aor && b.is_live(now);
+    fn is_taken(&self, key: u64, uri: &Uri<'_>, aor: &[u8], now: Now, connections: &Connections) -> bool {
+        let others = |b: &&Arc<Binding>| b.away == key && *b.aor != *aor && b.is_open(now, connections);
         self.lists.get(&key).is_some_and(|list| list.iter().filter(others).any(|b| b.has_contact(uri)))
     }
 

@@ -3,21 +3,25 @@
 mod aged;
 pub mod backend;
 pub mod calls;
+pub mod connections;
 pub mod dns;
 pub mod flows;
 pub mod moved;
 pub mod pins;
 pub mod signs;
+pub mod sources;
 pub mod tags;
 pub mod unreachable;
 
 pub use backend::{BackendState, Health, Noticed, PROBES, Registry, State, Told};
 pub use calls::{Calls, Recorded};
+pub use connections::{About, Alive, Connections, Listed};
 pub use dns::{AddressState, Dns, Resolved};
 pub use flows::{Confirmed, Flows, Noted, Registration};
 pub use moved::Moved;
 pub use pins::{Pin, PinTarget, Pins};
 pub use signs::{BackOff, Sign, Signs};
+pub use sources::{SourceLimits, Sources, TooMany};
 pub use tags::Tags;
 pub use unreachable::Unreachable;
 

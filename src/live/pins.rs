@@ -12,7 +12,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use super::Now;
-use crate::wire::Transport;
+use crate::wire::{Transport, token::FlowId};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PinTarget {
@@ -20,6 +20,8 @@ pub enum PinTarget {
     Backend { addr: SocketAddr, transport: Transport },
     /// A UDP client flow; `listener` is the index of the listener, `local` set for wildcard listeners.
     Datagram { local: Option<IpAddr>, peer: SocketAddr },
+    /// A client's connection.
+    Stream(FlowId),
 }
 
 /// `listener`: index of the listener by which it left.
@@ -186,6 +188,7 @@ impl Pins {
         let (local, addr) = match target {
             PinTarget::Backend { addr, .. } => (None, addr),
             PinTarget::Datagram { local, peer } => (local, peer),
+            PinTarget::Stream(_) => return Some(0),
         };
         let scope = match addr {
             SocketAddr::V4(_) if local.is_none_or(|ip| ip.is_ipv4()) => return Some(0),
@@ -203,6 +206,23 @@ impl Pins {
     }
 }
 
+fn pack(id: FlowId) -> [u8; 16] {
+    let FlowId { router, boot, core, slot, generation } = id;
+    let word = u128::from(slot) | u128::from(generation) << 32 | u128::from(boot) << 48;
+    (word | u128::from(router) << 64 | u128::from(core) << 72).to_le_bytes()
+}
+
+fn unpack(address: &[u8; 16]) -> FlowId {
+    let word = u128::from_le_bytes(*address);
+    FlowId {
+        router: (word >> 64) as u8,
+        boot: (word >> 48) as u16,
+        core: (word >> 72) as u8,
+        slot: word as u32,
+        generation: (word >> 32) as u16,
+    }
+}
+
 fn expiry(seconds: u32, now: Now) -> u64 {
     now.mono_ms.div_ceil(1000).wrapping_add(u64::from(seconds.min(86_400))) & EXPIRY_MASK
 }
@@ -212,6 +232,9 @@ impl Slot {
         let (form, local, addr) = match pin.target {
             PinTarget::Backend { addr, transport } => (1 + transport as u64, None, addr),
             PinTarget::Datagram { local, peer } => (6, local, peer),
+            PinTarget::Stream(id) => {
+                return Slot { address: pack(id), ..Slot::rest(key, 7 << 56, pin, expiry) };
+            }
         };
         let mut address = [0; 16];
         let family = match addr.ip() {
@@ -227,16 +250,22 @@ impl Slot {
                 8
             }
         };
-        let rest = u64::from(addr.port())
-            | expiry << 16
-            | u64::from(aside) << 40
-            | u64::from(pin.listener) << 48
-            | (form | family) << 56;
-        Slot { key, address, rest }
+        let rest = u64::from(addr.port()) | u64::from(aside) << 40 | (form | family) << 56;
+        Slot { address, ..Slot::rest(key, rest, pin, expiry) }
+    }
+
+    fn rest(key: u64, rest: u64, pin: Pin, expiry: u64) -> Slot {
+        Slot { key, address: [0; 16], rest: rest | expiry << 16 | u64::from(pin.listener) << 48 }
     }
 
     fn pin(&self, aside_local: Option<IpAddr>, scope: u32) -> Pin {
         let form = self.form();
+        if form == 7 {
+            return Pin {
+                target: PinTarget::Stream(unpack(&self.address)),
+                listener: (self.rest >> 48) as u8,
+            };
+        }
         let port = self.rest as u16;
         let four = |at: usize| {
             let a = &self.address[at..at + 4];

@@ -1,9 +1,13 @@
-//! Sockets: listeners made once and for life, batches of datagrams, the error queue, the clock.
+//! Sockets: listeners made once and for life, batches of datagrams, connections, the error queue, the clock.
 //!
-//! `udp` is what the rest of the program uses; `sys` holds the system calls and the only unsafe code. Nothing here knows
-//! SIP or a table: a datagram comes in with its addresses, a datagram goes out. `worker` drives it.
+//! `udp`, `tcp` and `streams` are what the rest of the program uses; `sys` holds the system calls and the only unsafe code.
+//! Nothing here knows a table or what a message means: a datagram comes in with its addresses, a datagram goes out; a
+//! connection's bytes come in, whole messages go on. `worker` drives it.
 
+pub mod inbox;
+pub mod streams;
 pub mod sys;
+pub mod tcp;
 pub mod udp;
 
 use crate::live::Now;

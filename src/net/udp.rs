@@ -40,11 +40,12 @@ pub fn bind(
 ) -> io::Result<Vec<Socket>> {
     // The kernel lets any process of one user join a reuseport group, and would then give it half of our datagrams. One
     // bind without that option tells; another process may still slip in between, which is its operator's doing.
-    plain(address).and_then(|s| s.bind(&address.into())).map_err(|e| explained(address, &e))?;
+    plain(address).and_then(|s| s.bind(&address.into())).map_err(|e| explained(address, "udp", &e))?;
     let mut sockets = Vec::with_capacity(n);
     let mut address = address;
     for _ in 0..n {
-        let socket = listener(address, receive_buffer, send_buffer).map_err(|e| explained(address, &e))?;
+        let socket =
+            listener(address, receive_buffer, send_buffer).map_err(|e| explained(address, "udp", &e))?;
         address = socket.local;
         sockets.push(socket);
     }
@@ -148,7 +149,7 @@ fn size(fd: BorrowedFd<'_>, force: i32, ask: i32, bytes: usize) -> io::Result<()
 }
 
 /// The error in the words of the one who has to mend it.
-fn explained(address: SocketAddr, error: &io::Error) -> io::Error {
+pub(super) fn explained(address: SocketAddr, transport: &str, error: &io::Error) -> io::Error {
     let why = match error.kind() {
         io::ErrorKind::AddrInUse => "is in use by another process".to_owned(),
         io::ErrorKind::AddrNotAvailable => "cannot be bound: this machine has no such address".to_owned(),
@@ -157,5 +158,5 @@ fn explained(address: SocketAddr, error: &io::Error) -> io::Error {
         }
         _ => format!("cannot be bound: {error}"),
     };
-    io::Error::new(error.kind(), format!("{address}/udp {why}"))
+    io::Error::new(error.kind(), format!("{address}/{transport} {why}"))
 }

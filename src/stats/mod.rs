@@ -79,6 +79,28 @@ numbers! {
         SendErrors => SEND_ERRORS;
         SendBlocked => SEND_BLOCKED;
         TurnPanics => TURN_PANICS;
+        Accepted => CONNECTIONS_OPENED "accepted";
+        Dialed => CONNECTIONS_OPENED "dialed";
+        /// The kernel had no file for it.
+        RefusedFiles => CONNECTIONS_REFUSED "files";
+        RefusedAll => CONNECTIONS_REFUSED "all";
+        RefusedAddress => CONNECTIONS_REFUSED "address";
+        RefusedPrefix => CONNECTIONS_REFUSED "prefix";
+        RefusedRate => CONNECTIONS_REFUSED "rate";
+        ClosedPeer => CONNECTIONS_CLOSED "peer";
+        ClosedReset => CONNECTIONS_CLOSED "reset";
+        ClosedLost => CONNECTIONS_CLOSED "lost";
+        ClosedIdle => CONNECTIONS_CLOSED "idle";
+        ClosedFirstMessage => CONNECTIONS_CLOSED "first_message";
+        ClosedMessageTime => CONNECTIONS_CLOSED "message_time";
+        ClosedOutput => CONNECTIONS_CLOSED "output";
+        ClosedOutputTime => CONNECTIONS_CLOSED "output_time";
+        ClosedFraming => CONNECTIONS_CLOSED "framing";
+        ClosedConnectFailed => CONNECTIONS_CLOSED "connect_failed";
+        ClosedConnectTime => CONNECTIONS_CLOSED "connect_time";
+        Pongs => PONGS;
+        HandedOver => HANDED_OVER;
+        HandOverFull => HAND_OVER_FULL;
         /// Tables that this worker has taken up.
         Swaps => WORKER_TABLE_SWAPS;
     }

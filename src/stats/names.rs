@@ -83,7 +83,7 @@ metrics! {
     BACKEND_NOTICED: Counter Count "tidings_backend_noticed_total" ["backend", "sign"]
         "Signs that something is wrong with a backend, which had it probed at once.";
     BACKEND_UNDELIVERABLE: Counter Count "tidings_backend_undeliverable_total" ["backend"]
-        "Messages to a backend for which an ICMP error came back.";
+        "Messages to a backend for which an ICMP error came back, and connections to it that failed.";
     PROBES_UNDER_WAY: Gauge Count "tidings_probes_under_way" []
         "Probes that wait for their answer.";
     PROBES_LIMIT: Gauge Count "tidings_probes_limit" []
@@ -141,7 +141,7 @@ metrics! {
     UNREACHABLE_FLOWS_DROPPED: Counter Count "tidings_unreachable_flows_dropped_total" []
         "Flows closed by an ICMP error that had to make room.";
     UNDELIVERABLE: Counter Count "tidings_undeliverable_total" []
-        "Messages that could not be delivered (ICMP error, too large).";
+        "Messages that could not be delivered (ICMP error, too large, connection gone).";
     RULE_LIMITED: Counter Count "tidings_rule_limited_total" []
         "Requests refused by a rule's limit.";
     DEPARTED: Gauge Count "tidings_departed_addresses" []
@@ -186,6 +186,36 @@ metrics! {
         "Calls that had to make room and are counted no more.";
     BACKEND_CALLS: Gauge Count "tidings_backend_calls" ["backend"]
         "Calls on record that this backend carries, ringing ones included.";
+    CONNECTIONS: Gauge Count "tidings_connections" ["transport", "role"]
+        "Open stream connections: accepted from clients and backends, or dialed to backends.";
+    CONNECTIONS_LIMIT: Gauge Count "tidings_connections_limit" []
+        "Most accepted connections; beyond it: cause all.";
+    CONNECTIONS_PER_ADDRESS_LIMIT: Gauge Count "tidings_connections_per_address_limit" []
+        "Most accepted connections of one address; beyond it: cause address.";
+    CONNECTIONS_PER_PREFIX_LIMIT: Gauge Count "tidings_connections_per_prefix_limit" []
+        "Most accepted connections of one /24 or /64; beyond it: cause prefix.";
+    ACCEPTS_LIMIT: Gauge Count "tidings_accepts_per_second_limit" []
+        "Most connections accepted from one address in a second; beyond it: cause rate.";
+    CONNECTION_SOURCES: Gauge Count "tidings_connection_sources" []
+        "Addresses and prefixes whose connections are counted.";
+    CONNECTION_QUEUED: Gauge Bytes "tidings_connection_queued_bytes" []
+        "Bytes that wait for peers to read, as of the last second or so.";
+    CONNECTION_OUTPUT_LIMIT: Gauge Bytes "tidings_connection_output_limit_bytes" []
+        "Most bytes that may wait for one peer; beyond it the connection is closed: reason output.";
+    CONNECTIONS_OPENED: Counter Count "tidings_connections_opened_total" ["role"]
+        "Stream connections that were opened.";
+    CONNECTIONS_CLOSED: Counter Count "tidings_connections_closed_total" ["reason"]
+        "Stream connections that ended, by why.";
+    CONNECTIONS_REFUSED: Counter Count "tidings_connections_refused_total" ["cause"]
+        "Connections that were not taken.";
+    PONGS: Counter Count "tidings_pongs_total" []
+        "Keep-alives on streams that were answered.";
+    HANDED_OVER: Counter Count "tidings_handed_over_total" []
+        "Messages handed to the core that owns their connection.";
+    HAND_OVER_FULL: Counter Count "tidings_hand_over_full_total" []
+        "Messages that another core had no room for.";
+    OPEN_FILES_LIMIT: Gauge Count "tidings_open_files_limit" []
+        "Most open files of this process, as the system granted it.";
     KERNEL_DROPS: Counter Count "tidings_udp_kernel_drops_total" []
         "Datagrams that the kernel dropped because a receive buffer was full.";
     SEND_ERRORS: Counter Count "tidings_send_errors_total" []

@@ -27,6 +27,14 @@ numbers! {
         AddressesRefusing => ADDRESSES_REFUSING;
         Calls => CALLS;
         CallsLimit => CALLS_LIMIT;
+        ConnectionsLimit => CONNECTIONS_LIMIT;
+        PerAddressLimit => CONNECTIONS_PER_ADDRESS_LIMIT;
+        PerPrefixLimit => CONNECTIONS_PER_PREFIX_LIMIT;
+        AcceptsLimit => ACCEPTS_LIMIT;
+        ConnectionSources => CONNECTION_SOURCES;
+        ConnectionQueued => CONNECTION_QUEUED;
+        OutputLimit => CONNECTION_OUTPUT_LIMIT;
+        OpenFilesLimit => OPEN_FILES_LIMIT;
         LimitMessage => LIMIT_MESSAGE;
         LimitHeaderLines => LIMIT_HEADER_LINES;
         LimitStartLine => LIMIT_START_LINE;
@@ -65,12 +73,22 @@ numbers! {
 }
 
 /// The process's numbers.
-#[derive(Default)]
 pub struct Process {
     gauges: [AtomicU64; ProcessGauge::ALL.len()],
     counters: [AtomicU64; ProcessCounter::ALL.len()],
     table_source: Mutex<Arc<str>>,
     named: Mutex<Vec<NamedBackend>>,
+}
+
+impl Default for Process {
+    fn default() -> Process {
+        Process {
+            gauges: std::array::from_fn(|_| AtomicU64::new(0)),
+            counters: std::array::from_fn(|_| AtomicU64::new(0)),
+            table_source: Mutex::default(),
+            named: Mutex::default(),
+        }
+    }
 }
 
 /// A backend whose URI names a host.

@@ -46,6 +46,7 @@ reasons! {
     MissingFrom         "missing_from"         400 "Missing From";
     MissingCallId       "missing_call_id"      400 "Missing Call-ID";
     MissingCSeq         "missing_cseq"         400 "Missing CSeq";
+    MissingContentLength "missing_content_length" 400 "Missing Content-Length";
     TwoTo               "two_to"               400 "More Than One To";
     TwoFrom             "two_from"             400 "More Than One From";
     TwoCallId           "two_call_id"          400 "More Than One Call-ID";
@@ -64,6 +65,7 @@ reasons! {
     ForeignResponse     "foreign_response"     0   "";
     ForgedVia           "forged_via"           0   "";
     ResponseSource      "response_source"      0   "";
+    ConnectionGone      "connection_gone"      0   "";
     AckRefused          "ack_refused"          0   "";
     TableDrop           "table_drop"           0   "";
     TableReply          "table_reply"          0   "";

@@ -5,7 +5,7 @@
 //! lines that are sound.
 //!
 //! Ranges only: no copy, no allocation once the `Index` has grown to its limit. What the fields mean is for
-//! `inspect`, `via`, `uri`; the worker owns one `Index` and drives it for each message.
+//! `inspect`, `via`, `uri`; the worker owns one `Index` and drives it for each message. `frame` asks it where a message ends.
 
 use memchr::{memchr, memchr_iter, memchr2};
 
@@ -136,9 +136,7 @@ impl Index {
 
     /// `Ok` with the first fault where the start line was recognised, `Err` where it was not.
     fn read(&mut self, bytes: &[u8], limits: &Limits) -> Result<Option<Reason>, Reason> {
-        self.fields.clear();
-        self.first = [u16::MAX; HeaderId::COUNT];
-        self.twice = 0;
+        self.clear();
         let Some(lf) = memchr(b'\n', bytes) else { return Err(no_line(bytes)) };
         let [line @ .., b'\r'] = &bytes[..lf] else { return Err(no_line(bytes)) };
         let (start, mut fault) = start_line(line)?;
@@ -154,6 +152,12 @@ impl Index {
             fault = self.cut_body(bytes);
         }
         Ok(fault)
+    }
+
+    fn clear(&mut self) {
+        self.fields.clear();
+        self.first = [u16::MAX; HeaderId::COUNT];
+        self.twice = 0;
     }
 
     /// Indexes the header lines from `from` on and gives the offset behind the empty line.
@@ -300,34 +304,69 @@ impl Index {
         in_head == quoted
     }
 
+    /// The length of a message on a stream, by its head, which ends with the first empty line, and its Content-Length, which
+    /// must be there (RFC 3261 18.3). `Err`: where it ends is not certain, or it is too large; then an answer may be written
+    /// where the reason has a code. Faults that concern no line's end pass: `scan` finds them again.
+    pub(super) fn length(&mut self, head: &[u8], limits: &Limits) -> Result<u32, Reason> {
+        self.clear();
+        let lf = memchr(b'\n', head).ok_or(Reason::NotSip)?;
+        let line = head[..lf].strip_suffix(b"\r").ok_or(Reason::NotSip)?;
+        let request = match start_line(line) {
+            Ok((Start::Request { .. }, _)) => true,
+            Ok((Start::Response { .. }, _)) | Err(Reason::BrokenResponse) => false,
+            Err(reason) => return Err(reason),
+        };
+        let mut fault = (line.len() > limits.start_line).then_some(Reason::StartLineTooLong);
+        let end = self.header_lines(head, lf + 1, limits.header_lines, &mut fault);
+        let length = match fault {
+            None => self.content_length(head).and_then(|length| length.ok_or(Reason::MissingContentLength)),
+            Some(fault) => Err(fault),
+        };
+        // `n` is below 2^32.
+        match length.map(|n| n + end as u64) {
+            Ok(whole) if whole <= limits.message as u64 => Ok(whole as u32),
+            Ok(_) => Err(Reason::TooLarge),
+            Err(reason) => Err(reason),
+        }
+        .map_err(|reason| if request { reason } else { of_response(reason) })
+    }
+
     /// The body ends where Content-Length says (SPEC 2.3, 2.5).
     fn cut_body(&mut self, bytes: &[u8]) -> Option<Reason> {
+        match self.content_length(bytes) {
+            Ok(None) => None,
+            Ok(Some(n)) if n > u64::from(self.body.end - self.body.start) => Some(Reason::BadContentLength),
+            Ok(Some(n)) => {
+                self.body.end = self.body.start + n as u32;
+                None
+            }
+            Err(reason) => Some(reason),
+        }
+    }
+
+    /// What Content-Length says, below 2^32; said twice it must be the same.
+    fn content_length(&self, bytes: &[u8]) -> Result<Option<u64>, Reason> {
         let mut length = None;
         let first = self.first[HeaderId::ContentLength as usize];
         if first == u16::MAX {
-            return None;
+            return Ok(None);
         }
         for field in &self.fields[usize::from(first)..] {
             if field.id != HeaderId::ContentLength {
                 continue;
             }
             let Some(n) = lex::number(field.value(bytes), u64::from(u32::MAX)) else {
-                return Some(Reason::BadContentLength);
+                return Err(Reason::BadContentLength);
             };
             if length.is_some_and(|length| length != n) {
-                return Some(Reason::TwoContentLength);
+                return Err(Reason::TwoContentLength);
             }
             length = Some(n);
             if self.twice & (1 << HeaderId::ContentLength as u8) == 0 {
                 break;
             }
         }
-        let n = length.unwrap_or(0);
-        if n > u64::from(self.body.end - self.body.start) {
-            return Some(Reason::BadContentLength);
-        }
-        self.body.end = self.body.start + n as u32;
-        None
+        Ok(length)
     }
 
     /// Leaves only fields that an answer may copy: none with a lone CR or LF or a NUL in it.
@@ -437,7 +476,7 @@ fn is_blank(bytes: &[u8]) -> bool {
 
 /// What to call a datagram without one whole first line.
 #[cold]
-fn no_line(bytes: &[u8]) -> Reason {
+pub(super) fn no_line(bytes: &[u8]) -> Reason {
     let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
     match start_line(line) {
         Ok((Start::Response { .. }, _)) | Err(Reason::BrokenResponse) => Reason::BrokenResponse,
@@ -455,7 +494,7 @@ fn of_response(reason: Reason) -> Reason {
 }
 
 /// The start line at offset 0, without its CRLF. `Err`: not recognised, or a broken response.
-fn start_line(line: &[u8]) -> Result<(Start, Option<Reason>), Reason> {
+pub(super) fn start_line(line: &[u8]) -> Result<(Start, Option<Reason>), Reason> {
     if line.first_chunk::<4>().is_some_and(|v| v.eq_ignore_ascii_case(b"SIP/")) {
         return status_line(line).map(|start| (start, None)).ok_or(Reason::BrokenResponse);
     }

@@ -31,6 +31,13 @@ pub struct FlowId {
     pub generation: u16,
 }
 
+impl std::fmt::Display for FlowId {
+    /// `core.slot.generation`: what is said of a connection of this router to people.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}.{}", self.core, self.slot, self.generation)
+    }
+}
+
 /// The way to a client: the listener (by the id of its name) and the remote address, or a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Flow {
@@ -88,6 +95,8 @@ pub struct ViaToken {
     /// Hash part (`forward::hash`); its low 16 bits stand in the Record-Route that left with it.
     pub branch: u64,
     pub loop_hash: u32,
+    /// Where to call the sender, a backend, should the connection `back` be gone (SPEC 3.6).
+    pub reopen: Option<SocketAddr>,
     /// The flow that the request's token named, where it came by another (`back`), and the hash of its From tag (SPEC 7.2).
     pub moved: Option<(Flow, u32)>,
     /// Of a PUBLISH to a backend (SPEC 6.1).
@@ -243,7 +252,9 @@ impl ViaToken {
         w.put(&[u8::from(self.from_backend)
             | u8::from(to_client) << 1
             | u8::from(self.moved.is_some()) << 2
-            | u8::from(self.publication.is_some()) << 3]);
+            | u8::from(self.publication.is_some()) << 3
+            | u8::from(self.reopen.is_some()) << 4
+            | u8::from(self.reopen.is_some_and(|addr| addr.is_ipv6())) << 5]);
         w.flow(&self.back, 0);
         if let Bound::Client(hash) = self.bound {
             w.put(&hash.to_be_bytes());
@@ -257,6 +268,9 @@ impl ViaToken {
         if let Some(publication) = &self.publication {
             publication.write(&mut w);
         }
+        if let Some(addr) = self.reopen {
+            w.addr(addr);
+        }
         ring.seal(w, b"", out);
     }
 
@@ -264,7 +278,7 @@ impl ViaToken {
     pub fn decode(text: &[u8], ring: &Ring) -> Result<(ViaToken, u8), Fault> {
         let (router, key_id, token) = ring.open(VIA, text, b"", |r| {
             let flags = r.byte()?;
-            if flags & !15 != 0 {
+            if flags & !63 != 0 {
                 return None;
             }
             let (back, _) = r.flow()?;
@@ -272,8 +286,19 @@ impl ViaToken {
             let (branch, loop_hash) = (u64::from_be_bytes(r.take()?), r.u32()?);
             let moved = if flags & 4 != 0 { Some((r.flow()?.0, r.u32()?)) } else { None };
             let publication = if flags & 8 != 0 { Some(Publication::read(r)?) } else { None };
+            let reopen = if flags & 16 != 0 { Some(r.addr(flags & 32 != 0)?) } else { None };
             let from_backend = flags & 1 != 0;
-            Some(ViaToken { router: 0, back, from_backend, bound, branch, loop_hash, moved, publication })
+            Some(ViaToken {
+                router: 0,
+                back,
+                from_backend,
+                bound,
+                branch,
+                loop_hash,
+                reopen,
+                moved,
+                publication,
+            })
         })?;
         Ok((ViaToken { router, ..token }, key_id))
     }

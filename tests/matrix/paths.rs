@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use crate::{
-    passes,
+    in_each_column, passes,
     rig::{
-        Party,
         message::Request,
         scene::{Dialog, Layout, Scene, one_pbx, pool, rule, uri_address, user, via_address},
         text, wait_for,
@@ -24,89 +23,97 @@ const REG_ID: &str =
 
 #[test]
 fn a_register_gets_path_and_supported_and_its_2xx_loses_ours() {
-    let scene = Scene::start(150, &only_by_path(150));
-    let (phone, pbx) = (scene.phone(), scene.pbx(1));
-    let (got, answer) = scene.register(&phone, &pbx, "alice", "<sip:alice@10.0.0.7>");
-    let path = text::header(&got, "Path");
-    assert_eq!(uri_address(path), scene.pbxs());
-    assert!(text::uri(path).contains(";lr") && !path.contains(";ob"), "{path}");
-    assert!(user(path).len() <= 48);
-    let supported = text::headers(&got, "Supported").join(",");
-    assert!(supported.split(',').any(|option| option.trim() == "path"), "{got}");
-    assert!(text::headers(&answer, "Path").is_empty(), "{answer}");
+    in_each_column(|| {
+        let scene = Scene::start(150, &only_by_path(150));
+        let (phone, pbx) = (scene.phone(), scene.pbx(1));
+        let (got, answer) = scene.register(&phone, &pbx, "alice", "<sip:alice@10.0.0.7>");
+        let path = text::header(&got, "Path");
+        assert_eq!(uri_address(path), scene.pbxs());
+        assert!(text::uri(path).contains(";lr") && !path.contains(";ob"), "{path}");
+        assert!(user(path).len() <= 48);
+        let supported = text::headers(&got, "Supported").join(",");
+        assert!(supported.split(',').any(|option| option.trim() == "path"), "{got}");
+        assert!(text::headers(&answer, "Path").is_empty(), "{answer}");
 
-    let (got, _) = scene.register(&phone, &pbx, "alice", REG_ID);
-    assert!(text::header(&got, "Path").contains(";ob"), "Contact has reg-id:\n{got}");
+        let (got, _) = scene.register(&phone, &pbx, "alice", REG_ID);
+        assert!(text::header(&got, "Path").contains(";ob"), "Contact has reg-id:\n{got}");
+    });
 }
 
 /// Options that stand there are kept, `path` is added once; a foreign Path stays, below ours, in the 2xx alone.
 #[test]
 fn supported_is_extended_once_and_a_foreign_path_stays() {
-    let scene = Scene::start(151, &only_by_path(151));
-    let (phone, pbx) = (scene.phone(), scene.pbx(1));
-    for (name, value) in
-        [("Supported", "outbound, gruu"), ("Supported", "path"), ("k", "gruu, path"), ("SUPPORTED", "")]
-    {
-        let request = Request::new("REGISTER", "sip:example.com", &phone)
-            .and(name, value)
-            .and("Path", "<sip:edge.example.org;lr>");
-        phone.send(scene.phones(), request.text());
-        let got = pbx.expect("REGISTER ");
-        let options = [text::headers(&got, "Supported"), text::headers(&got, "k")].concat().join(",");
-        let options: Vec<&str> = options.split(',').map(str::trim).filter(|o| !o.is_empty()).collect();
-        assert_eq!(options.iter().filter(|o| **o == "path").count(), 1, "{got}");
-        for option in value.split(',').map(str::trim).filter(|o| !o.is_empty()) {
-            assert!(options.contains(&option), "{option} is gone:\n{got}");
+    in_each_column(|| {
+        let scene = Scene::start(151, &only_by_path(151));
+        let (phone, pbx) = (scene.phone(), scene.pbx(1));
+        for (name, value) in
+            [("Supported", "outbound, gruu"), ("Supported", "path"), ("k", "gruu, path"), ("SUPPORTED", "")]
+        {
+            let request = Request::new("REGISTER", "sip:example.com", &phone)
+                .and(name, value)
+                .and("Path", "<sip:edge.example.org;lr>");
+            phone.send(scene.phones(), request.text());
+            let got = pbx.expect("REGISTER ");
+            let options = [text::headers(&got, "Supported"), text::headers(&got, "k")].concat().join(",");
+            let options: Vec<&str> = options.split(',').map(str::trim).filter(|o| !o.is_empty()).collect();
+            assert_eq!(options.iter().filter(|o| **o == "path").count(), 1, "{got}");
+            for option in value.split(',').map(str::trim).filter(|o| !o.is_empty()) {
+                assert!(options.contains(&option), "{option} is gone:\n{got}");
+            }
+            let paths = text::headers(&got, "Path");
+            assert_eq!(paths.len(), 2, "{got}");
+            assert_eq!((uri_address(paths[0]), paths[1]), (scene.pbxs(), "<sip:edge.example.org;lr>"));
+            let more =
+                format!("Path: {}, {}\r\nContact: <sip:alice@10.0.0.7>;expires=60\r\n", paths[0], paths[1]);
+            pbx.answer(scene.pbxs(), &got, "200 OK", "t", &more);
+            let answer = phone.expect("SIP/2.0 200");
+            assert_eq!(text::headers(&answer, "Path"), ["<sip:edge.example.org;lr>"], "{answer}");
         }
-        let paths = text::headers(&got, "Path");
-        assert_eq!(paths.len(), 2, "{got}");
-        assert_eq!((uri_address(paths[0]), paths[1]), (scene.pbxs(), "<sip:edge.example.org;lr>"));
-        let more =
-            format!("Path: {}, {}\r\nContact: <sip:alice@10.0.0.7>;expires=60\r\n", paths[0], paths[1]);
-        pbx.answer(scene.pbxs(), &got, "200 OK", "t", &more);
-        let answer = phone.expect("SIP/2.0 200");
-        assert_eq!(text::headers(&answer, "Path"), ["<sip:edge.example.org;lr>"], "{answer}");
-    }
+    });
 }
 
 /// To tag or not, any method but REGISTER and PUBLISH.
 #[test]
 fn a_backends_request_along_the_path_reaches_the_phones_flow() {
-    let scene = Scene::start(152, &only_by_path(152));
-    let (phone, pbx) = (scene.phone(), scene.pbx(1));
-    let (got, _) = scene.register(&phone, &pbx, "alice", "<sip:alice@10.0.0.7>");
-    let path = text::header(&got, "Path").to_owned();
-    for method in ["INVITE", "NOTIFY", "MESSAGE", "OPTIONS", "SUBSCRIBE", "UNHEARDOF"] {
-        let request = Request::new(method, "sip:alice@10.0.0.7", &pbx).and("Route", path.as_str());
-        passes(&pbx, &request, &phone, scene.phones());
-        let tagged = request.with("To", "<sip:alice@10.0.0.7>;tag=x").with("CSeq", format!("2 {method}"));
-        passes(&pbx, &tagged, &phone, scene.phones());
-    }
-    for method in ["REGISTER", "PUBLISH"] {
-        let request = Request::new(method, "sip:alice@10.0.0.7", &pbx).and("Route", path.as_str());
-        pbx.send(scene.pbxs(), request.text());
-        pbx.expect("SIP/2.0 488");
-    }
-    // A call that came so stays in its dialog by the Record-Route.
-    let invite = Request::new("INVITE", "sip:alice@10.0.0.7", &pbx).and("Route", path.as_str());
-    let dialog = Dialog::open(&pbx, scene.pbxs(), &phone, &invite);
-    passes(&pbx, &dialog.by_caller("ACK", &pbx), &phone, scene.phones());
-    passes(&phone, &dialog.by_callee("BYE", &phone), &pbx, scene.pbxs());
-    scene.quiet(&[&phone, &pbx]);
+    in_each_column(|| {
+        let scene = Scene::start(152, &only_by_path(152));
+        let (phone, pbx) = (scene.phone(), scene.pbx(1));
+        let (got, _) = scene.register(&phone, &pbx, "alice", "<sip:alice@10.0.0.7>");
+        let path = text::header(&got, "Path").to_owned();
+        for method in ["INVITE", "NOTIFY", "MESSAGE", "OPTIONS", "SUBSCRIBE", "UNHEARDOF"] {
+            let request = Request::new(method, "sip:alice@10.0.0.7", &pbx).and("Route", path.as_str());
+            passes(&pbx, &request, &phone, scene.phones());
+            let tagged = request.with("To", "<sip:alice@10.0.0.7>;tag=x").with("CSeq", format!("2 {method}"));
+            passes(&pbx, &tagged, &phone, scene.phones());
+        }
+        for method in ["REGISTER", "PUBLISH"] {
+            let request = Request::new(method, "sip:alice@10.0.0.7", &pbx).and("Route", path.as_str());
+            pbx.send(scene.pbxs(), request.text());
+            pbx.expect("SIP/2.0 488");
+        }
+        // A call that came so stays in its dialog by the Record-Route.
+        let invite = Request::new("INVITE", "sip:alice@10.0.0.7", &pbx).and("Route", path.as_str());
+        let dialog = Dialog::open(&pbx, scene.pbxs(), &phone, &invite);
+        passes(&pbx, &dialog.by_caller("ACK", &pbx), &phone, scene.phones());
+        passes(&phone, &dialog.by_callee("BYE", &phone), &pbx, scene.pbxs());
+        scene.quiet(&[&phone, &pbx]);
+    });
 }
 
 /// Another backend, and a trusted source that is none, may use the Path too: they share one registrar's data.
 #[test]
 fn any_backend_and_any_trusted_source_may_use_a_path() {
-    let table = only_by_path(153) + &pool("two", 153, &[2]);
-    let scene = Layout::new(153).more("[trust]\nprefixes = [\"127.40.153.64/28\"]\n").start(&table);
-    let (phone, pbx, other, trusted) = (scene.phone(), scene.pbx(1), scene.pbx(2), scene.party(66));
-    let (got, _) = scene.register(&phone, &pbx, "alice", "<sip:alice@10.0.0.7>");
-    let path = text::header(&got, "Path").to_owned();
-    for from in [&other, &trusted] {
-        let request = Request::new("INVITE", "sip:alice@10.0.0.7", from).and("Route", path.as_str());
-        passes(from, &request, &phone, scene.phones());
-    }
+    in_each_column(|| {
+        let table = only_by_path(153) + &pool("two", 153, &[2]);
+        let scene = Layout::new(153).more("[trust]\nprefixes = [\"127.40.153.64/28\"]\n").start(&table);
+        let (phone, pbx, other, trusted) = (scene.phone(), scene.pbx(1), scene.pbx(2), scene.party(66));
+        let (got, _) = scene.register(&phone, &pbx, "alice", "<sip:alice@10.0.0.7>");
+        let path = text::header(&got, "Path").to_owned();
+        for from in [&other, &trusted] {
+            let request = Request::new("INVITE", "sip:alice@10.0.0.7", from).and("Route", path.as_str());
+            passes(from, &request, &phone, scene.phones());
+        }
+    });
 }
 
 /// RFC 5626 11.4: 430 lets the registrar try another flow; without ob it is 480.
@@ -115,7 +122,7 @@ fn a_path_to_a_dead_flow_is_480_and_with_ob_430() {
     let scene = Scene::start(154, &only_by_path(154));
     let pbx = scene.pbx(1);
     for (contact, code) in [("<sip:alice@10.0.0.7>", 480), (REG_ID, 430)] {
-        let phone = Party::bind(format!("127.40.154.31:{}", 5000 + code));
+        let phone = scene.bind(format!("127.40.154.31:{}", 5000 + code));
         let (got, _) = scene.register(&phone, &pbx, "alice", contact);
         let path = text::header(&got, "Path").to_owned();
         drop(phone);

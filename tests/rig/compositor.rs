@@ -48,7 +48,7 @@ pub struct Compositor {
 impl Compositor {
     #[track_caller]
     pub fn start(address: SocketAddr, kind: Kind) -> Compositor {
-        let Party { socket, .. } = Party::bind(address);
+        let socket = Party::bind(address).into_udp();
         socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a timeout above zero is accepted");
         let (taken, stop) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicBool::new(false)));
         let state = State { kind, next: 0, held: HashMap::new(), taken: taken.clone() };

@@ -23,15 +23,26 @@ impl Kamailio {
     /// Starts it on this UDP address and waits until the address is bound.
     #[track_caller]
     pub fn start(address: &str) -> Kamailio {
-        let mut kamailio = Kamailio::start_by(&[], address);
+        Kamailio::start_over("udp", address)
+    }
+
+    /// The same over TCP.
+    #[track_caller]
+    pub fn start_tcp(address: &str) -> Kamailio {
+        Kamailio::start_over("tcp", address)
+    }
+
+    #[track_caller]
+    fn start_over(transport: &str, address: &str) -> Kamailio {
+        let mut kamailio = Kamailio::start_by(&[], transport, address);
         let bound: SocketAddr = address.parse().expect("an address of the test's");
-        kamailio.process.wait_udp(bound, Duration::from_secs(10));
+        kamailio.process.wait_bound(transport, bound, Duration::from_secs(10));
         kamailio
     }
 
     /// Starts it by a command that runs its arguments, such as `unshare --net`, and does not wait.
     #[track_caller]
-    pub fn start_by(runner: &[&str], address: &str) -> Kamailio {
+    pub fn start_by(runner: &[&str], transport: &str, address: &str) -> Kamailio {
         let dir = TempDir::new("kamailio");
         // The empty tables that Debian's package brings.
         for table in ["version", "presentity", "active_watchers", "watchers", "xcap", "pua"] {
@@ -43,9 +54,14 @@ impl Kamailio {
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/kamailio.cfg");
         let words = [runner, &["kamailio"]].concat();
         let mut command = Command::new(words[0]);
-        command.args(&words[1..]).arg("-f").arg(config).args(["-A", &format!("ADDRESS=\"sip:{address}\"")]);
+        let param = if transport == "tcp" { ";transport=tcp" } else { "" };
+        command.args(&words[1..]).arg("-f").arg(config);
+        command.args(["-A", &format!("ADDRESS=\"sip:{address}{param}\"")]);
         command.args(["-A", &format!("DB_URL=\"text://{}\"", dir.path().display())]);
-        command.args(["-l", &format!("udp:{address}"), "-DD", "-E", "-m", "64", "-M", "8"]);
+        if transport == "tcp" {
+            command.args(["-A", "WITH_TCP"]);
+        }
+        command.args(["-l", &format!("{transport}:{address}"), "-DD", "-E", "-m", "64", "-M", "8"]);
         command.arg("-Y").arg(dir.path()).arg("-w").arg(dir.path());
         let process =
             Process::start(&format!("kamailio {address}"), &mut command, &dir.path().join("kamailio.log"));

@@ -32,7 +32,7 @@ impl Request {
         let mut request =
             Request { method: method.into(), uri: uri.into(), fields: Vec::new(), body: String::new() };
         let word = unique();
-        request.push("Via", format!("SIP/2.0/UDP {};rport;branch=z9hG4bK{word}", from.address));
+        request.push("Via", format!("SIP/2.0/{} {};rport;branch=z9hG4bK{word}", from.via(), from.address));
         request.push("Max-Forwards", "70".into());
         request.push("From", format!("<sip:alice@example.com>;tag=f{word}"));
         request.push("To", format!("<{uri}>"));

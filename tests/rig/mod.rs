@@ -21,6 +21,7 @@ pub mod registrar;
 pub mod router;
 pub mod scene;
 pub mod sipp;
+pub mod tcp;
 pub mod text;
 
 #[allow(unused_imports)]

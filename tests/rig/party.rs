@@ -1,4 +1,4 @@
-//! A SIP party of the test's own: a UDP socket that sends and takes raw bytes, each wait with a deadline.
+//! A SIP party of the test's own, over UDP or TCP: it sends and takes raw bytes, each wait with a deadline.
 
 use std::{
     io::ErrorKind,
@@ -6,15 +6,20 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::text;
+use super::{tcp::Tcp, text};
 
 /// How long an answer on loopback may take before the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One end of the wire.
 pub struct Party {
-    pub socket: UdpSocket,
+    wire: Wire,
     pub address: SocketAddr,
+}
+
+enum Wire {
+    Udp(UdpSocket),
+    Tcp(Tcp),
 }
 
 impl Party {
@@ -33,23 +38,79 @@ impl Party {
             }
         };
         let address = socket.local_addr().expect("a bound socket has an address");
-        Party { socket, address }
+        Party { wire: Wire::Udp(socket), address }
+    }
+
+    /// The same over TCP.
+    #[track_caller]
+    pub fn bind_tcp(address: impl ToSocketAddrs + std::fmt::Debug) -> Party {
+        let mut addresses = address.to_socket_addrs().expect("an address of the test's");
+        let address = addresses.next().expect("an address of the test's");
+        let tcp = Tcp::bind(address).unwrap_or_else(|error| panic!("cannot bind {address}/tcp: {error}"));
+        Party { address: tcp.address(), wire: Wire::Tcp(tcp) }
+    }
+
+    /// As Via names its transport.
+    pub fn via(&self) -> &'static str {
+        match self.wire {
+            Wire::Udp(_) => "UDP",
+            Wire::Tcp(_) => "TCP",
+        }
+    }
+
+    /// Its socket, where it is a UDP party.
+    #[track_caller]
+    pub fn udp(&self) -> &UdpSocket {
+        match &self.wire {
+            Wire::Udp(socket) => socket,
+            Wire::Tcp(_) => panic!("a TCP party has no UDP socket"),
+        }
+    }
+
+    /// Its socket alone.
+    #[track_caller]
+    pub fn into_udp(self) -> UdpSocket {
+        match self.wire {
+            Wire::Udp(socket) => socket,
+            Wire::Tcp(_) => panic!("a TCP party has no UDP socket"),
+        }
+    }
+
+    /// Its connections, where it is a TCP party.
+    #[track_caller]
+    pub fn tcp(&self) -> &Tcp {
+        match &self.wire {
+            Wire::Tcp(tcp) => tcp,
+            Wire::Udp(_) => panic!("a UDP party has no connections"),
+        }
     }
 
     /// Sends these bytes.
     #[track_caller]
     pub fn send(&self, to: impl ToSocketAddrs, message: impl AsRef<[u8]>) {
-        self.socket.send_to(message.as_ref(), to).expect("loopback takes a datagram");
+        match &self.wire {
+            Wire::Udp(socket) => {
+                socket.send_to(message.as_ref(), to).expect("loopback takes a datagram");
+            }
+            Wire::Tcp(tcp) => {
+                let to = to.to_socket_addrs().expect("an address of the test's").next();
+                tcp.send(to.expect("an address of the test's"), message.as_ref());
+            }
+        }
     }
 
-    /// The next datagram within `limit`, and who sent it.
+    /// The next message within `limit`, and who sent it.
     pub fn poll(&self, limit: Duration) -> Option<(Vec<u8>, SocketAddr)> {
+        let socket = match &self.wire {
+            Wire::Tcp(tcp) => return tcp.poll(limit),
+            Wire::Udp(socket) => socket,
+        };
         let mut buffer = vec![0; 65_536];
         let end = Instant::now() + limit;
         loop {
             let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            self.socket.set_read_timeout(Some(left)).expect("a timeout above zero is accepted");
-            match self.socket.recv_from(&mut buffer) {
+            socket.set_read_timeout(Some(left)).expect("a timeout above zero is accepted");
+            match socket.recv_from(&mut buffer) {
                 Ok((length, from)) => {
                     buffer.truncate(length);
                     return Some((buffer, from));

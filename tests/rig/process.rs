@@ -85,6 +85,17 @@ impl Process {
         }
     }
 
+    /// Waits until it (or anybody) has bound this address over `udp`, or listens on it over `tcp`.
+    #[track_caller]
+    pub fn wait_bound(&mut self, transport: &str, address: SocketAddr, limit: Duration) {
+        if transport == "udp" {
+            return self.wait_udp(address, limit);
+        }
+        wait_for(&format!("{} to listen on {address}", self.name), limit, || {
+            is_bound("/proc/net/tcp", address, Some("0A")).then_some(())
+        });
+    }
+
     /// Waits for its end. Panics, and so kills it, when it takes longer than `limit`.
     #[track_caller]
     pub fn wait_end(&mut self, limit: Duration) -> ExitStatus {
@@ -173,10 +184,18 @@ fn signal_pid(pid: u32, signal: &str) {
 
 /// True when some socket is bound to this UDP address (IPv4).
 pub fn udp_bound(address: SocketAddr) -> bool {
-    let SocketAddr::V4(address) = address else { panic!("only IPv4 is looked up in /proc/net/udp") };
+    is_bound("/proc/net/udp", address, None)
+}
+
+/// Is there a socket with this address in this table of the kernel's, and in this state?
+fn is_bound(table: &str, address: SocketAddr, state: Option<&str>) -> bool {
+    let SocketAddr::V4(address) = address else { panic!("only IPv4 is looked up in {table}") };
     let wanted = format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port());
-    let table = std::fs::read_to_string("/proc/net/udp").expect("/proc is mounted");
-    table.lines().any(|line| line.split_whitespace().nth(1) == Some(&wanted))
+    let table = std::fs::read_to_string(table).expect("/proc is mounted");
+    table.lines().any(|line| {
+        let mut words = line.split_whitespace();
+        words.nth(1) == Some(&wanted) && state.is_none_or(|state| words.nth(1) == Some(state))
+    })
 }
 
 /// Waits until nobody has this UDP address any more.

@@ -4,7 +4,11 @@
 //! Network N is 127.40.N.0/24: .1 is the listener `phones`, .2 the listener `pbxs`, .11 to .14 are PBXs, .31 and above
 //! phones, .99 a host that nobody may be made to send to.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    cell::Cell,
+    net::{SocketAddr, ToSocketAddrs},
+    time::Duration,
+};
 
 use super::{
     Party, Router,
@@ -29,6 +33,25 @@ pub struct Layout {
     pub phones: &'static str,
     /// Sections, behind all others.
     pub more: String,
+    /// Transports of the phones and of the PBXs.
+    pub column: Column,
+    pub workers: usize,
+}
+
+/// A column of the matrix: `udp` or `tcp` of the phones and of the PBXs.
+pub type Column = (&'static str, &'static str);
+
+thread_local! {
+    static COLUMN: Cell<Column> = const { Cell::new(("udp", "udp")) };
+}
+
+/// Runs a test in each column that there is; the scenes that it starts are in that one.
+pub fn in_each_column(test: impl Fn()) {
+    for column in [("udp", "udp"), ("tcp", "udp"), ("udp", "tcp"), ("tcp", "tcp")] {
+        eprintln!("phones over {}, PBXs over {}", column.0, column.1);
+        COLUMN.set(column);
+        test();
+    }
 }
 
 impl Layout {
@@ -40,6 +63,8 @@ impl Layout {
             router_id: 0,
             phones: "phones",
             more: String::new(),
+            column: COLUMN.get(),
+            workers: 1,
         }
     }
 
@@ -50,11 +75,12 @@ impl Layout {
     }
 
     fn settings(&self) -> String {
-        let Layout { net, top, keys, router_id, phones, more } = self;
+        let Layout { net, top, keys, router_id, phones, more, column, workers } = self;
+        let (clients, backends) = column;
         format!(
-            "{top}\n[workers]\ncount = 1\npin = false\n\
-             [[listen]]\nname = \"{phones}\"\ntransport = \"udp\"\naddress = \"127.40.{net}.1:5060\"\nside = \"clients\"\n\
-             [[listen]]\nname = \"pbxs\"\ntransport = \"udp\"\naddress = \"127.40.{net}.2:5060\"\nside = \"backends\"\n\
+            "{top}\n[workers]\ncount = {workers}\npin = false\n\
+             [[listen]]\nname = \"{phones}\"\ntransport = \"{clients}\"\naddress = \"127.40.{net}.1:5060\"\nside = \"clients\"\n\
+             [[listen]]\nname = \"pbxs\"\ntransport = \"{backends}\"\naddress = \"127.40.{net}.2:5060\"\nside = \"backends\"\n\
              [admin]\naddress = \"127.40.{net}.1:9060\"\n\
              [tokens]\nrouter_id = {router_id}\nkeys = [{keys}]\n{more}"
         )
@@ -62,7 +88,8 @@ impl Layout {
 
     #[track_caller]
     pub fn start(self, table: &str) -> Scene {
-        Scene { router: Router::start(&self.settings(), table), net: self.net }
+        let table = table.replace(";transport=udp", &format!(";transport={}", self.column.1));
+        Scene { router: Router::start(&self.settings(), &table), net: self.net, column: self.column }
     }
 }
 
@@ -103,6 +130,7 @@ pub fn split(net: u8) -> String {
 pub struct Scene {
     pub router: Router,
     pub net: u8,
+    pub column: Column,
 }
 
 impl Scene {
@@ -129,7 +157,19 @@ impl Scene {
     /// A party at `.host:5060`.
     #[track_caller]
     pub fn party(&self, host: u8) -> Party {
-        Party::bind(self.at(host))
+        self.bind(self.at(host))
+    }
+
+    /// A party at any address: .11 to .14 and .64 to .79 are on the PBXs' side, all others phones.
+    #[track_caller]
+    pub fn bind(&self, address: impl ToSocketAddrs + std::fmt::Debug) -> Party {
+        let at = address.to_socket_addrs().expect("an address of the test's").next();
+        let SocketAddr::V4(at) = at.expect("an address of the test's") else { panic!("scenes are IPv4") };
+        let pbx = matches!(at.ip().octets()[3], 11..=14 | 64..80);
+        match if pbx { self.column.1 } else { self.column.0 } {
+            "tcp" => Party::bind_tcp(SocketAddr::V4(at)),
+            _ => Party::bind(SocketAddr::V4(at)),
+        }
     }
 
     /// PBX `n`.
@@ -157,10 +197,16 @@ impl Scene {
     /// sockets in one turn, so that the second answer comes a whole turn later. A client is answered on both sides.
     #[track_caller]
     pub fn settle(&self) {
-        let from = Party::bind(SocketAddr::from(([127, 40, self.net, 250], 5060)));
-        for listener in [self.phones(), self.pbxs(), self.phones(), self.pbxs()] {
-            from.send(listener, Request::new("OPTIONS", &format!("sip:{listener}"), &from).text());
-            from.expect("SIP/2.0 ");
+        let bind = |transport, host| match transport {
+            "tcp" => Party::bind_tcp(SocketAddr::from(([127, 40, self.net, host], 5060))),
+            _ => Party::bind(SocketAddr::from(([127, 40, self.net, host], 5060))),
+        };
+        let (clients, backends) = (bind(self.column.0, 250), bind(self.column.1, 251));
+        for _ in 0..2 {
+            for (from, listener) in [(&clients, self.phones()), (&backends, self.pbxs())] {
+                from.send(listener, Request::new("OPTIONS", &format!("sip:{listener}"), from).text());
+                from.expect("SIP/2.0 ");
+            }
         }
     }
 
@@ -291,7 +337,8 @@ pub fn user(value: &str) -> &str {
 /// sent-by of the top Via: the listener of ours by which a message came.
 #[track_caller]
 pub fn via_address(message: &str) -> SocketAddr {
-    let via = text::header(message, "Via").trim_start_matches("SIP/2.0/UDP ");
+    let via = text::header(message, "Via").trim_start_matches("SIP/2.0/");
+    let via = via.trim_start_matches("UDP ").trim_start_matches("TCP ");
     let sent_by = via.split(';').next().unwrap_or(via);
     sent_by.parse().unwrap_or_else(|_| panic!("no address in {via}"))
 }

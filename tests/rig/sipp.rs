@@ -80,6 +80,11 @@ impl Scenario {
         self.with(&["-m", &count.to_string(), "-r", &rate.to_string()])
     }
 
+    /// Over TCP: a connection for each call where it calls.
+    pub fn tcp(self, each: bool) -> Scenario {
+        self.with(&["-t", if each { "tn" } else { "t1" }, "-max_socket", "2000"])
+    }
+
     /// How long it may run, instead of a minute.
     pub fn limit(mut self, limit: Duration) -> Scenario {
         self.limit = limit;
@@ -90,8 +95,10 @@ impl Scenario {
     #[track_caller]
     pub fn listen(self, local: &str) -> Sipp {
         let address: SocketAddr = local.parse().expect("an address of the test's");
+        let over_tcp = self.arguments.iter().any(|argument| matches!(argument.as_str(), "t1" | "tn"));
+        let transport = if over_tcp { "tcp" } else { "udp" };
         let mut sipp = self.start(address, None);
-        sipp.process.wait_udp(address, Duration::from_secs(10));
+        sipp.process.wait_bound(transport, address, Duration::from_secs(10));
         sipp
     }
 

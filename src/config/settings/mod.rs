@@ -67,6 +67,7 @@ pub struct Settings {
     pub health: Health,
     pub udp: Udp,
     pub dns: Dns,
+    pub connections: ConnectionLimits,
     pub admin: Admin,
     pub log: Log,
     pub origin: Origin,
@@ -155,6 +156,29 @@ pub struct Udp {
     pub send_buffer: usize,
 }
 
+/// `[connections]`: what stream connections may have and how long (SPEC 9.7).
+#[derive(Clone, Debug)]
+pub struct ConnectionLimits {
+    /// Accepted connections in all. Default: 100,000, or what the limit of open files leaves.
+    pub most: Option<usize>,
+    /// Of one address, of one /24 or /64; new ones of one address in a second.
+    pub per_address: u32,
+    pub per_prefix: u32,
+    pub accepts_per_second: u32,
+    /// Not counted by address and prefix. Those of `[trust] prefixes` are not either.
+    pub exempt: Vec<IpNet>,
+    /// Bytes that may wait for one peer.
+    pub output: usize,
+    pub idle: Duration,
+    /// From the beginning of a connection to its first whole message, of a message from its first byte to its last.
+    pub first_message: Duration,
+    pub message_time: Duration,
+    /// Without the peer's taking anything while something waits for it.
+    pub output_time: Duration,
+    /// To a backend.
+    pub connect_time: Duration,
+}
+
 /// `[admin]`
 #[derive(Clone, Debug)]
 pub struct Admin {
@@ -213,6 +237,7 @@ impl Default for Settings {
             health: Health::default(),
             udp: Udp::default(),
             dns: Dns::default(),
+            connections: ConnectionLimits::default(),
             admin: Admin::default(),
             log: Log::default(),
             origin: Origin::default(),
@@ -266,6 +291,24 @@ impl Default for Health {
 impl Default for Udp {
     fn default() -> Udp {
         Udp { receive_buffer: 8 << 20, send_buffer: 8 << 20 }
+    }
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> ConnectionLimits {
+        ConnectionLimits {
+            most: None,
+            per_address: 1_000,
+            per_prefix: 10_000,
+            accepts_per_second: 200,
+            exempt: Vec::new(),
+            output: 256 << 10,
+            idle: Duration::from_secs(3600),
+            first_message: Duration::from_secs(30),
+            message_time: Duration::from_secs(10),
+            output_time: Duration::from_secs(30),
+            connect_time: Duration::from_secs(3),
+        }
     }
 }
 

@@ -11,12 +11,12 @@ use super::{
         document::{self, Faults, Text, Value, in_order, quoted},
         headers,
     },
-    Admin, Health, Limits, ListenSpec, Log, Settings, Side, Timers, Tokens, Trust, Udp, Workers,
-    default_listener, dns, keys, listener_id, units,
+    Admin, ConnectionLimits, Health, Limits, ListenSpec, Log, Settings, Side, Timers, Tokens, Trust, Udp,
+    Workers, default_listener, dns, keys, listener_id, units,
 };
 use crate::wire::Transport;
 
-const SECTIONS: [&str; 15] = [
+const SECTIONS: [&str; 16] = [
     "table",
     "state_dir",
     "aliases",
@@ -29,6 +29,7 @@ const SECTIONS: [&str; 15] = [
     "health",
     "udp",
     "dns",
+    "connections",
     "admin",
     "log",
     "cluster",
@@ -71,6 +72,7 @@ impl Settings {
                 "health" => health(&mut faults, value, &mut settings.health),
                 "udp" => udp(&mut faults, value, &mut settings.udp),
                 "dns" => dns::dns(&mut faults, value, &mut settings.dns),
+                "connections" => connections(&mut faults, value, &mut settings.connections),
                 "admin" => admin(&mut faults, value, &mut settings.admin),
                 "log" => log(&mut faults, value, &mut settings.log),
                 "cluster" => faults.not_yet(key, "routers do not know each other so far; leave the section out"),
@@ -188,7 +190,7 @@ fn listener<'i>(faults: &mut Faults<'i>, table: &DeTable<'i>, span: &Range<usize
                 faults.not_yet(key, "all traffic to backends leaves by the listener's own port")
             }
             "certificate" | "private_key" | "client_ca" | "origins" | "proxy_protocol" => {
-                faults.not_yet(key, "TCP, TLS and WebSocket come with connections");
+                faults.not_yet(key, "TLS, WebSocket and the PROXY protocol come later");
             }
             _ => faults.unknown_key(key, "[[listen]]", LISTEN),
         }
@@ -211,13 +213,10 @@ fn listener<'i>(faults: &mut Faults<'i>, table: &DeTable<'i>, span: &Range<usize
 fn listener_transport(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<Transport> {
     let text = faults.string("transport", value)?;
     match Transport::ALL.into_iter().find(|transport| transport.label() == text.value) {
-        Some(Transport::Udp) => return Some(Transport::Udp),
+        Some(known @ (Transport::Udp | Transport::Tcp)) => return Some(known),
         Some(_) => faults.error(
             text.span,
-            format!(
-                "transport {} is not in this version yet: TCP, TLS and WebSocket come with connections",
-                quoted(text.value)
-            ),
+            format!("transport {} is not in this version yet, only udp and tcp", quoted(text.value)),
         ),
         None => {
             let near = faults.suggestion(text.value, Transport::ALL.map(Transport::label));
@@ -455,6 +454,76 @@ fn udp(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Udp) {
             _ => faults.unknown_key(key, "[udp]", ["receive_buffer", "send_buffer"]),
         }
     }
+}
+
+const CONNECTIONS: [&str; 11] = [
+    "most",
+    "per_address",
+    "per_prefix",
+    "accepts_per_second",
+    "exempt",
+    "output",
+    "idle",
+    "first_message",
+    "message_time",
+    "output_time",
+    "connect_time",
+];
+
+fn connections(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut ConnectionLimits) {
+    let Some(table) = faults.table("connections", value) else { return };
+    let day = Duration::from_secs(86_400);
+    for (key, value) in in_order(table) {
+        let name = key.get_ref().as_ref();
+        let count = |place: &mut u32, faults: &mut Faults<'_>| {
+            let number = faults.integer(name, value, 1..=1 << 24);
+            set(place, number.and_then(|number| u32::try_from(number).ok()));
+        };
+        match name {
+            "most" => out.most = faults.integer(name, value, 1..=1 << 24).map(as_usize),
+            "per_address" => count(&mut out.per_address, faults),
+            "per_prefix" => count(&mut out.per_prefix, faults),
+            "accepts_per_second" => count(&mut out.accepts_per_second, faults),
+            "exempt" => out.exempt = exempt(faults, value),
+            "output" => set(&mut out.output, bytes(faults, name, value, 64 << 10..=64 << 20)),
+            "idle" => set(&mut out.idle, at_least_a_second(faults, name, value, 7 * day)),
+            "first_message" => set(&mut out.first_message, at_least_a_second(faults, name, value, day)),
+            "message_time" => set(&mut out.message_time, at_least_a_second(faults, name, value, day)),
+            "output_time" => set(&mut out.output_time, at_least_a_second(faults, name, value, day)),
+            "connect_time" => set(&mut out.connect_time, at_least_a_second(faults, name, value, day)),
+            _ => faults.unknown_key(key, "[connections]", CONNECTIONS),
+        }
+    }
+}
+
+/// Times of connections are kept by the second.
+fn at_least_a_second(
+    faults: &mut Faults<'_>,
+    key: &str,
+    value: &Value<'_>,
+    most: Duration,
+) -> Option<Duration> {
+    let time = time(faults, key, value, most)?;
+    if time < Duration::from_secs(1) {
+        faults.error(value.span(), format!("{key}: less than 1 s"));
+        return None;
+    }
+    Some(time)
+}
+
+fn exempt(faults: &mut Faults<'_>, value: &Value<'_>) -> Vec<IpNet> {
+    let mut out = Vec::new();
+    for item in faults.array("exempt", value).into_iter().flat_map(|items| items.iter()) {
+        let Some(text) = faults.string("exempt", item) else { continue };
+        match network(text.value) {
+            Some(net) => out.push(net),
+            None => faults.error(
+                text.span,
+                format!("{} is not an address or prefix such as \"192.0.2.0/24\"", quoted(text.value)),
+            ),
+        }
+    }
+    out
 }
 
 fn admin(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Admin) {

@@ -197,7 +197,7 @@ level = "loud"
             "1:1: unknown key \"tabel\" in tidings.toml, did you mean \"table\"?",
             "2:21: count: \"0\" is not between 1 and 1024",
             "2:24: unknown key \"pins\" in [workers], did you mean \"pin\"?",
-            "5:13: transport \"tls\" is not in this version yet: TCP, TLS and WebSocket come with connections",
+            "5:13: transport \"tls\" is not in this version yet, only udp and tcp",
             "8:11: \"sip.example.com:5060\" is not an IP address with a port, such as \"192.0.2.1:5060\" or \
              \"[2001:db8::1]:5060\"",
             "9:1: unknown key \"sides\" in [[listen]], did you mean \"side\"?",

@@ -1,5 +1,5 @@
 //! `[[pool.backend]]`: a PBX by name and URI (SPEC 5.4). The URI's host is an address or a host name; in this version the
-//! transport is UDP.
+//! transport is UDP or TCP.
 
 use std::{
     collections::HashMap,
@@ -247,10 +247,12 @@ fn transport(params: &str) -> Result<Transport, String> {
             "transport" => {
                 let lower = value.to_ascii_lowercase();
                 match Transport::ALL.into_iter().find(|known| known.label() == lower) {
-                    Some(Transport::Udp) => transport = Some(Transport::Udp),
+                    Some(known @ (Transport::Udp | Transport::Tcp)) => transport = Some(known),
                     Some(other) => {
                         let label = other.label();
-                        return Err(format!("transport {label} is not in this version yet, only udp"));
+                        return Err(format!(
+                            "transport {label} is not in this version yet, only udp and tcp"
+                        ));
                     }
                     None => return Err(format!("unknown transport {}", quoted(value))),
                 }
@@ -312,7 +314,7 @@ mod tests {
             ("sip:0.0.0.0", "one host"),
             ("sip:224.0.0.1", "one host"),
             ("sip:1000@1.2.3.4", "user part"),
-            ("sip:1.2.3.4;transport=tcp", "only udp"),
+            ("sip:1.2.3.4;transport=tls", "only udp and tcp"),
             ("sip:1.2.3.4;transport=dccp", "unknown transport"),
             ("sip:1.2.3.4;transport=udp;transport=udp", "two transports"),
             ("sip:1.2.3.4;maddr=5.6.7.8", "maddr"),

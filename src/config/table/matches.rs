@@ -225,10 +225,11 @@ fn transports(faults: &mut Faults<'_>, value: &Value<'_>) -> Vec<Transport> {
         };
         if out.contains(&transport) {
             faults.error(text.span, format!("transport {} stands here twice", quoted(text.value)));
-        } else if transport == Transport::Udp {
+        } else if matches!(transport, Transport::Udp | Transport::Tcp) {
             out.push(transport);
         } else {
-            let message = format!("transport {} is not in this version yet, only udp", quoted(text.value));
+            let message =
+                format!("transport {} is not in this version yet, only udp and tcp", quoted(text.value));
             faults.error(text.span, message);
         }
     }

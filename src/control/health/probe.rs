@@ -1,9 +1,10 @@
-//! One probe: a request of ours to one backend over UDP, a non-INVITE client transaction (RFC 3261 17.1.2) that ends with
-//! its answer or its time.
+//! One probe: a request of ours to one backend, a non-INVITE client transaction (RFC 3261 17.1.2) that ends with its answer
+//! or its time.
 //!
 //! It leaves from a port of its own at the address by which requests leave for that backend (so who lets only the
 //! router's address in, answers), and the socket is connected: the kernel takes answers from the backend alone and tells
-//! its ICMP errors to nobody else. Late answers find the socket closed.
+//! its ICMP errors to nobody else. Late answers find the socket closed. Over TCP each probe has a connection of its own:
+//! that a backend still takes new ones is part of the question.
 
 use std::{
     io,
@@ -11,13 +12,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::net::UdpSocket;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpSocket, UdpSocket},
+};
 
 use super::judge::Outcome;
 use crate::{
     config::table::ProbeSpec,
     net::udp::is_unreachable,
-    wire::{HeaderId, Index, Limits, Start, inspect::inspect},
+    wire::{Frame, Framer, HeaderId, Index, Limits, Start, Transport, inspect::inspect},
 };
 
 /// RFC 3261 17.1.1.1.
@@ -32,16 +36,22 @@ pub struct Target {
     pub uri: Box<str>,
     pub address: SocketAddr,
     pub local: IpAddr,
+    pub transport: Transport,
     pub rules: ProbeSpec,
 }
 
 /// Asks; `id` is of this probe alone.
 pub async fn run(target: &Target, id: &str) -> Outcome {
-    match tokio::time::timeout(target.rules.timeout, ask(target, id)).await {
+    let asked = async {
+        if target.transport.is_datagram() { ask(target, id).await } else { ask_by_stream(target, id).await }
+    };
+    match tokio::time::timeout(target.rules.timeout, asked).await {
         Err(_) => Outcome::Silent,
         Ok(Ok(outcome)) => outcome,
         Ok(Err(error)) => match error.raw_os_error().unwrap_or(0) {
-            libc::ECONNREFUSED => Outcome::Refused,
+            libc::ECONNREFUSED | libc::ECONNRESET => Outcome::Refused,
+            // It took the connection and closed it without a word.
+            _ if !target.transport.is_datagram() && error.raw_os_error().is_none() => Outcome::Silent,
             errno if is_unreachable(errno) => Outcome::Unreachable,
             _ => {
                 tracing::debug!(backend = %target.address, local = %target.local, %error, "a probe could not be sent");
@@ -64,6 +74,34 @@ async fn ask(target: &Target, id: &str) -> io::Result<Outcome> {
             return Ok(Outcome::Answered { code, retry_s, rtt: started.elapsed() });
         }
         wait = (wait * 2).min(T2);
+    }
+}
+
+async fn ask_by_stream(target: &Target, id: &str) -> io::Result<Outcome> {
+    let socket = if target.local.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(SocketAddr::new(target.local, 0))?;
+    let started = Instant::now();
+    let mut stream = socket.connect(target.address).await?;
+    let request = request(target, stream.local_addr()?, id);
+    stream.write_all(request.as_bytes()).await?;
+    let (mut framer, mut index, limits) = (Framer::new(), Index::new(), Limits::default());
+    let mut held = Vec::new();
+    loop {
+        match framer.next(&held, &mut index, &limits) {
+            Frame::Message { len } => {
+                if let Some((code, retry_s)) = read(&held[..len], id) {
+                    return Ok(Outcome::Answered { code, retry_s, rtt: started.elapsed() });
+                }
+                held.drain(..len);
+            }
+            Frame::Keepalive { len, .. } => drop(held.drain(..len)),
+            Frame::More => {
+                if stream.read_buf(&mut held).await? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+            Frame::Refused { .. } => return Err(io::ErrorKind::InvalidData.into()),
+        }
     }
 }
 
@@ -96,19 +134,20 @@ fn read(bytes: &[u8], id: &str) -> Option<(u16, Option<u32>)> {
 }
 
 fn request(target: &Target, local: SocketAddr, id: &str) -> String {
-    let Target { uri, rules, .. } = target;
+    let Target { uri, rules, transport, .. } = target;
+    let (via, host_only) = (transport.via(), SocketAddr::new(local.ip(), 0).to_string());
     let method = &rules.method;
-    let host = SocketAddr::new(local.ip(), 0).to_string();
-    let host = host.strip_suffix(":0").unwrap_or(&host);
+    let host = host_only.strip_suffix(":0").unwrap_or(&host_only);
+    let param = if transport.is_datagram() { "" } else { ";transport=tcp" };
     format!(
         "{method} {uri} SIP/2.0\r\n\
-         Via: SIP/2.0/UDP {local};rport;branch=z9hG4bK{id}\r\n\
+         Via: SIP/2.0/{via} {local};rport;branch=z9hG4bK{id}\r\n\
          Max-Forwards: 70\r\n\
          From: <sip:tidings@{host}>;tag={id}\r\n\
          To: <{uri}>\r\n\
          Call-ID: {id}@{host}\r\n\
          CSeq: 1 {method}\r\n\
-         Contact: <sip:tidings@{local}>\r\n\
+         Contact: <sip:tidings@{local}{param}>\r\n\
          Accept: */*\r\n\
          User-Agent: Tidings\r\n\
          Content-Length: 0\r\n\r\n"
@@ -124,6 +163,7 @@ mod tests {
             uri: "sip:[2001:db8::11]:5060;transport=udp".into(),
             address: "[2001:db8::11]:5060".parse().expect("an address"),
             local: "2001:db8::1".parse().expect("an address"),
+            transport: Transport::Udp,
             rules: ProbeSpec::default(),
         }
     }

@@ -277,6 +277,7 @@ fn target(backend: &Backend, probe: Option<&ProbeSpec>) -> Option<Arc<Target>> {
             uri: backend.uri.clone(),
             address: backend.addr,
             local: backend.local.ip(),
+            transport: backend.transport,
             rules: rules.clone(),
         })
     })
@@ -300,7 +301,8 @@ mod tests {
         let rules = ProbeSpec { fall: 2, ..ProbeSpec::default() };
         let address = "192.0.2.11:5060".parse().expect("an address");
         let local = "192.0.2.1".parse().expect("an address");
-        let target = Target { uri: "sip:192.0.2.11".into(), address, local, rules };
+        let uri = "sip:192.0.2.11".into();
+        let target = Target { uri, address, local, transport: crate::wire::Transport::Udp, rules };
         Watch {
             state: Arc::new(BackendState::new("pbx1", 1)),
             series: 1,

@@ -8,6 +8,10 @@ fn at(seconds: u64) -> Now {
     Now { mono_ms: seconds * 1000, unix_s: seconds }
 }
 
+fn flows_of(capacity: usize) -> Flows {
+    Flows::new(capacity, Arc::new(Connections::new(1)))
+}
+
 fn flow(port: u16) -> Flow {
     Flow::Datagram { listener: 1, local: None, peer: ([192, 0, 2, 1], port).into() }
 }
@@ -43,7 +47,7 @@ fn port(flow: Option<Flow>) -> Option<u16> {
 
 #[test]
 fn a_note_counts_only_once_its_2xx_came_and_for_its_expires() {
-    let flows = Flows::new(100);
+    let flows = flows_of(100);
     assert_eq!(note(&flows, 7, 0, "1001@x", &["sip:1001@192.0.2.1:5062"], 1).noted, 1);
     assert_eq!(by_contact(&flows, 0, "sip:1001@192.0.2.1:5062"), None);
     assert_eq!(flows.confirm(8, at(1), &mut |_| Some(60)), Confirmed::default());
@@ -64,7 +68,7 @@ fn a_note_counts_only_once_its_2xx_came_and_for_its_expires() {
 
 #[test]
 fn a_note_lives_32_seconds() {
-    let flows = Flows::new(100);
+    let flows = flows_of(100);
     note(&flows, 1, 0, "a@x", &["sip:a@192.0.2.1"], 1);
     note(&flows, 2, 0, "b@x", &["sip:b@192.0.2.1"], 2);
     assert_eq!(flows.confirm(1, at(31), &mut |_| Some(60)).added, 1);
@@ -76,7 +80,7 @@ fn a_note_lives_32_seconds() {
 
 #[test]
 fn rfc3261_19_1_4_equality_finds_the_contact_written_otherwise() {
-    let flows = Flows::new(100);
+    let flows = flows_of(100);
     register(&flows, 0, "1001@x", "sip:%61lice@PHONE.example.com:5062;transport=udp", 1, 60);
     assert_eq!(by_contact(&flows, 1, "sip:alice@phone.example.com:5062;transport=UDP"), Some(1));
     assert_eq!(by_contact(&flows, 1, "sip:Alice@phone.example.com:5062;transport=udp"), None);
@@ -92,7 +96,7 @@ fn rfc3261_19_1_4_equality_finds_the_contact_written_otherwise() {
 
 #[test]
 fn the_newest_flow_answers_for_a_user() {
-    let flows = Flows::new(100);
+    let flows = flows_of(100);
     register(&flows, 0, "1001@x", "sip:1001@192.0.2.1:5001", 1, 600);
     register(&flows, 1, "1001@x", "sip:1001@192.0.2.1:5002", 2, 60);
     register(&flows, 2, "other@x", "sip:1001@192.0.2.1:5003", 3, 1000);
@@ -105,7 +109,7 @@ fn the_newest_flow_answers_for_a_user() {
 
 #[test]
 fn a_register_from_another_flow_replaces_and_the_newest_wins_whatever_the_order_of_2xx() {
-    let flows = Flows::new(100);
+    let flows = flows_of(100);
     let contact = "sip:1001@192.0.2.1:5001";
     assert_eq!(register(&flows, 0, "1001@x", contact, 1, 60).added, 1);
     assert_eq!(
@@ -123,7 +127,7 @@ fn a_register_from_another_flow_replaces_and_the_newest_wins_whatever_the_order_
 
 #[test]
 fn expires_0_absence_and_star_end_contacts_of_that_aor_only() {
-    let flows = Flows::new(100);
+    let flows = flows_of(100);
     for (n, contact) in ["sip:a@192.0.2.1:1", "sip:a@192.0.2.1:2", "sip:b@192.0.2.1:3"].iter().enumerate() {
         register(&flows, 0, "a@x", contact, n as u16, 60);
     }
@@ -141,7 +145,7 @@ fn expires_0_absence_and_star_end_contacts_of_that_aor_only() {
 
 #[test]
 fn a_contact_of_another_aors_live_flow_is_not_noted_and_counted() {
-    let flows = Flows::new(100);
+    let flows = flows_of(100);
     let contact = "sip:1001@192.0.2.1:5001";
     register(&flows, 0, "1001@x", contact, 1, 60);
     let noted = note(&flows, 66, 1, "mallory@x", &[contact, "sip:m@192.0.2.66"], 66);
@@ -162,7 +166,7 @@ fn a_contact_of_another_aors_live_flow_is_not_noted_and_counted() {
 
 #[test]
 fn a_full_index_and_a_full_user_drop_their_oldest() {
-    let flows = Flows::new(3);
+    let flows = flows_of(3);
     for n in 1..=4 {
         let dropped =
             register(&flows, 0, &format!("{n}@x"), &format!("sip:{n}@192.0.2.1"), n, 60).dropped_oldest;
@@ -172,7 +176,7 @@ fn a_full_index_and_a_full_user_drop_their_oldest() {
     let noted: u32 = (0..5).map(|n| note(&flows, n, 1, "a@x", &["sip:a@192.0.2.1"], 1).dropped_oldest).sum();
     assert_eq!(noted, 2);
 
-    let flows = Flows::new(100_000);
+    let flows = flows_of(100_000);
     let mut dropped = 0;
     for n in 1..=200 {
         dropped += register(&flows, 0, "a@x", &format!("sip:{n}@192.0.2.1"), n, 60).dropped_oldest;
@@ -187,7 +191,7 @@ fn a_full_index_and_a_full_user_drop_their_oldest() {
 
 #[test]
 fn what_is_too_long_or_too_much_is_not_noted() {
-    let flows = Flows::new(100);
+    let flows = flows_of(100);
     let long = format!("sip:{}@192.0.2.1", "a".repeat(LONGEST));
     assert_eq!(note(&flows, 1, 0, "a@x", &[&long], 1), Noted::default());
     assert_eq!(note(&flows, 1, 0, &long, &["sip:a@192.0.2.1"], 1), Noted::default());
@@ -204,7 +208,7 @@ fn what_is_too_long_or_too_much_is_not_noted() {
 
 #[test]
 fn cores_that_register_at_once_leave_nothing_behind() {
-    let flows = Flows::new(4096);
+    let flows = flows_of(4096);
     std::thread::scope(|scope| {
         for core in 0..4u64 {
             let flows = &flows;
@@ -239,7 +243,7 @@ proptest! {
     fn flows_agree_with_a_model(
         steps in proptest::collection::vec((0u64..5, 0u64..4, 0u64..4, 1u16..100, prop_oneof![Just(0u32), 1u32..60]), 1..150),
     ) {
-        let flows = Flows::new(10_000);
+        let flows = flows_of(10_000);
         let mut model: Model<(u64, u64), (u16, u64, usize)> = Model::new();
         let mut clock = 0;
         for (turn, (step, user, contact, port, expires)) in steps.into_iter().enumerate() {
@@ -272,7 +276,7 @@ proptest! {
         capacity in 1usize..1500,
         registrations in proptest::collection::vec((0u16..4000, 0u16..40, 0u32..3), 1..3000),
     ) {
-        let flows = Flows::new(capacity);
+        let flows = flows_of(capacity);
         for (turn, (user, contact, expires)) in registrations.into_iter().enumerate() {
             let contact = format!("sip:{user}@192.0.2.1:{}", contact + 1);
             register(&flows, turn as u64 / 100, &format!("{user}@x"), &contact, user, expires * 100);

@@ -44,17 +44,22 @@ fn via() -> impl Strategy<Value = ViaToken> {
     let publication = any::<(u64, u32, u16, bool)>().prop_map(|(key, backend, margin, asterisk)| {
         Publication { key, backend, margin: margin >> 1, asterisk }
     });
-    let more = (proptest::option::of((flow(), any::<u32>())), proptest::option::of(publication));
+    let reopen = proptest::option::of((ip(), any::<u16>()).prop_map(SocketAddr::from));
+    let moved = proptest::option::of((flow(), any::<u32>()));
+    let more = (reopen, moved, proptest::option::of(publication));
     (any::<(u8, bool, bool, u32, u64, u32)>(), flow(), more).prop_map(
-        |((router, from_backend, client, hash, branch, loop_hash), back, (moved, publication))| ViaToken {
-            router,
-            back,
-            from_backend,
-            bound: if client { Bound::Client(hash) } else { Bound::Backend },
-            branch,
-            loop_hash,
-            moved,
-            publication,
+        |((router, from_backend, client, hash, branch, loop_hash), back, (reopen, moved, publication))| {
+            ViaToken {
+                router,
+                back,
+                reopen,
+                from_backend,
+                bound: if client { Bound::Client(hash) } else { Bound::Backend },
+                branch,
+                loop_hash,
+                moved,
+                publication,
+            }
         },
     )
 }

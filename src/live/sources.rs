@@ -1,0 +1,256 @@
+//! How many connections a source address and its prefix have, and how fast they come (SPEC 9.7): one look-up for each
+//! connection that opens or closes, none for a message.
+//!
+//! Shared by the cores, since SO_REUSEPORT spreads the connections of one address over all of them. An address is IPv4 or
+//! a whole IPv6; its prefix is the /24 or the /64. Exempt prefixes (a backend's, a NAT's of one's own) count only in all.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::atomic::{AtomicUsize, Ordering},
+};
+
+use ahash::HashMap;
+use ipnet::IpNet;
+use parking_lot::Mutex;
+
+use super::{Now, aged::shards};
+
+/// What a source may have.
+#[derive(Clone, Debug)]
+pub struct SourceLimits {
+    /// Accepted connections in all.
+    pub most: usize,
+    pub per_address: u32,
+    pub per_prefix: u32,
+    /// New ones of one address in a second; as many at once.
+    pub accepts_per_second: u32,
+    pub exempt: Vec<IpNet>,
+}
+
+/// Why a connection is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TooMany {
+    All,
+    Address,
+    Prefix,
+    Rate,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Key {
+    Address(IpAddr),
+    Prefix(IpAddr),
+}
+
+#[derive(Clone, Copy, Default)]
+struct Count {
+    open: u32,
+    /// Accepts left, in thousandths.
+    tokens: u64,
+    /// When `tokens` was right, in `mono_ms`.
+    at_ms: u64,
+}
+
+/// The counts. Entries without an open connection go after some seconds, so there are hardly more than connections.
+pub struct Sources {
+    limits: SourceLimits,
+    shards: Box<[Mutex<HashMap<Key, Count>>]>,
+    /// Entries in one shard beyond which no new source is taken until the sweep has made room.
+    capacity: usize,
+    seeds: ahash::RandomState,
+    accepted: AtomicUsize,
+}
+
+impl Sources {
+    pub fn new(limits: SourceLimits) -> Sources {
+        // An address and its prefix for each connection, and those that came and went within the last seconds.
+        let (count, each) = shards(limits.most.saturating_mul(4).max(4096));
+        Sources {
+            limits,
+            shards: (0..count).map(|_| Mutex::default()).collect(),
+            capacity: each,
+            seeds: ahash::RandomState::new(),
+            accepted: AtomicUsize::new(0),
+        }
+    }
+
+    pub fn limits(&self) -> &SourceLimits {
+        &self.limits
+    }
+
+    /// A connection of this address was accepted; refused where it is one too many, and then it is not counted.
+    pub fn take(&self, ip: IpAddr, now: Now) -> Result<(), TooMany> {
+        let before = self.accepted.fetch_add(1, Ordering::Relaxed);
+        let taken = if before >= self.limits.most { Err(TooMany::All) } else { self.take_source(ip, now) };
+        if taken.is_err() {
+            self.accepted.fetch_sub(1, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    fn take_source(&self, ip: IpAddr, now: Now) -> Result<(), TooMany> {
+        let ip = ip.to_canonical();
+        if self.is_exempt(ip) {
+            return Ok(());
+        }
+        let limits = &self.limits;
+        let (address, prefix) = (Key::Address(ip), Key::Prefix(prefix(ip)));
+        self.count(prefix, |count| {
+            if count.open >= limits.per_prefix {
+                return Err(TooMany::Prefix);
+            }
+            count.open += 1;
+            Ok(())
+        })?;
+        let taken = self.count(address, |count| {
+            let full = u64::from(limits.accepts_per_second) * 1000;
+            let gained =
+                now.mono_ms.saturating_sub(count.at_ms).saturating_mul(limits.accepts_per_second.into());
+            count.tokens = if count.at_ms == 0 { full } else { (count.tokens + gained).min(full) };
+            count.at_ms = now.mono_ms.max(1);
+            if count.open >= limits.per_address {
+                return Err(TooMany::Address);
+            }
+            count.tokens = count.tokens.checked_sub(1000).ok_or(TooMany::Rate)?;
+            count.open += 1;
+            Ok(())
+        });
+        if taken.is_err() {
+            self.release(prefix);
+        }
+        taken
+    }
+
+    /// An accepted connection of this address has ended.
+    pub fn give(&self, ip: IpAddr) {
+        self.accepted.fetch_sub(1, Ordering::Relaxed);
+        let ip = ip.to_canonical();
+        if !self.is_exempt(ip) {
+            self.release(Key::Address(ip));
+            self.release(Key::Prefix(prefix(ip)));
+        }
+    }
+
+    /// Accepted connections (gauge).
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
+    /// Addresses and prefixes that are counted (gauge).
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.lock().len()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Forgets sources without connections whose second is over; called every second by control.
+    pub fn sweep(&self, now: Now) {
+        for shard in &self.shards {
+            shard.lock().retain(|_, count| count.open > 0 || now.mono_ms < count.at_ms + 2_000);
+        }
+    }
+
+    fn is_exempt(&self, ip: IpAddr) -> bool {
+        self.limits.exempt.iter().any(|net| net.contains(&ip))
+    }
+
+    fn shard(&self, key: Key) -> &Mutex<HashMap<Key, Count>> {
+        &self.shards[self.seeds.hash_one(key) as usize & (self.shards.len() - 1)]
+    }
+
+    fn count(&self, key: Key, take: impl FnOnce(&mut Count) -> Result<(), TooMany>) -> Result<(), TooMany> {
+        let mut shard = self.shard(key).lock();
+        if shard.len() >= self.capacity && !shard.contains_key(&key) {
+            return Err(TooMany::All);
+        }
+        take(shard.entry(key).or_default())
+    }
+
+    fn release(&self, key: Key) {
+        let mut shard = self.shard(key).lock();
+        if let Some(count) = shard.get_mut(&key) {
+            count.open = count.open.saturating_sub(1);
+        }
+    }
+}
+
+fn prefix(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(ip) => Ipv4Addr::from_bits(ip.to_bits() & !0xff).into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64).into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(mono_ms: u64) -> Now {
+        Now { mono_ms, unix_s: 0 }
+    }
+
+    fn sources() -> Sources {
+        Sources::new(SourceLimits {
+            most: 10,
+            per_address: 3,
+            per_prefix: 5,
+            accepts_per_second: 4,
+            exempt: vec!["192.0.2.0/24".parse().expect("a prefix")],
+        })
+    }
+
+    fn ip(last: u8) -> IpAddr {
+        [198, 51, 100, last].into()
+    }
+
+    #[test]
+    fn addresses_and_prefixes_have_their_limits_and_get_them_back() {
+        let all = sources();
+        for _ in 0..3 {
+            assert_eq!(all.take(ip(1), at(5_000)), Ok(()));
+        }
+        assert_eq!(all.take(ip(1), at(5_000)), Err(TooMany::Address));
+        assert_eq!((all.take(ip(2), at(5_000)), all.take(ip(3), at(5_000))), (Ok(()), Ok(())));
+        assert_eq!(all.take(ip(4), at(5_000)), Err(TooMany::Prefix));
+        all.give(ip(1));
+        assert_eq!(all.take(ip(4), at(5_000)), Ok(()));
+        for _ in 0..5 {
+            assert_eq!(all.take([192, 0, 2, 9].into(), at(5_000)), Ok(()), "exempt");
+        }
+        assert_eq!(all.take([203, 0, 113, 1].into(), at(5_000)), Err(TooMany::All));
+        assert_eq!(all.accepted(), 10);
+    }
+
+    #[test]
+    fn accepts_of_one_address_are_paced() {
+        let all = sources();
+        for _ in 0..4 {
+            assert_eq!(all.take(ip(1), at(5_000)), Ok(()));
+            all.give(ip(1));
+        }
+        assert_eq!(all.take(ip(1), at(5_100)), Err(TooMany::Rate));
+        assert_eq!(all.take(ip(2), at(5_100)), Ok(()), "another one is not its concern");
+        all.give(ip(2));
+        assert_eq!(all.take(ip(1), at(5_250)), Ok(()));
+        all.give(ip(1));
+        assert_eq!(all.accepted(), 0);
+        assert!(!all.is_empty());
+        all.sweep(at(8_000));
+        assert!(all.is_empty(), "nothing is kept of who is gone");
+    }
+
+    #[test]
+    fn six_and_mapped_addresses() {
+        assert_eq!(
+            prefix("2001:db8:1:2:3::4".parse().expect("an address")),
+            "2001:db8:1:2::".parse::<IpAddr>().expect("one")
+        );
+        let all = sources();
+        let mapped: IpAddr = "::ffff:192.0.2.1".parse().expect("an address");
+        for _ in 0..6 {
+            assert_eq!(all.take(mapped, at(1)), Ok(()), "exempt as IPv4");
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! One connection: its socket, what has come of a message that is not complete, what waits to leave (SPEC 9.7, 9.8).
+//!
+//! It owns bytes only while a message is partly here or partly sent. What waits to leave begins where a message begins, so
+//! that what a connection takes to its grave can be told message by message. `Streams` decides when it ends.
+
+use std::{
+    io::{self, Read, Write},
+    net::SocketAddr,
+};
+
+use mio::net::TcpStream;
+
+use super::{Limits, Reason};
+use crate::wire::{Frame, Framer, Index, Limits as WireLimits};
+
+/// What was sent of the output is taken away once it is so much.
+const COMPACT: usize = 64 * 1024;
+/// How long a connection that we end may take to read what we said last, in milliseconds.
+const FAREWELL_MS: u64 = 2_000;
+
+/// Where it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// We have called, the peer has not answered.
+    Connecting,
+    Open,
+    /// To be ended: what waits is sent, nothing is taken any more.
+    Ending(Reason),
+}
+
+pub struct Connection {
+    pub socket: TcpStream,
+    pub stage: Stage,
+    pub listener: u8,
+    /// We made it, to a backend.
+    pub dialed: bool,
+    /// May have bytes: polls are edge-triggered.
+    pub ready: bool,
+    /// The peer has closed its side: bytes may be left, then comes the end.
+    pub hung_up: bool,
+    /// A whole message has come.
+    pub spoken: bool,
+    /// Our side is shut.
+    shut: bool,
+    /// What came is being dealt with. Found so by the next read it did not end well, and where the next message begins is lost.
+    pub broken: bool,
+    pub generation: u16,
+    pub local: SocketAddr,
+    pub peer: SocketAddr,
+    framer: Framer,
+    /// What came of a message that is not complete; no memory where there is none.
+    partial: Vec<u8>,
+    /// What is to leave, from the beginning of a message on; of it `sent` bytes have left.
+    output: Vec<u8>,
+    sent: usize,
+    pub opened_ms: u64,
+    pub heard_ms: u64,
+    /// When the incomplete message began.
+    partial_ms: u64,
+    /// When the peer last took anything, while output waits; when the end began.
+    stuck_ms: u64,
+    /// The second at which the wheel names it.
+    pub armed_s: u64,
+}
+
+/// What one read brought.
+pub struct Brought {
+    /// Pings to be answered.
+    pub pings: usize,
+    /// It cannot go on.
+    pub end: Option<Reason>,
+}
+
+/// What is heard: a whole message, or why there is none and what an answer may be written from (perhaps nothing).
+#[derive(Clone, Copy, Debug)]
+pub enum Heard<'a> {
+    Message(&'a [u8]),
+    Keepalive,
+    Refused(crate::wire::Reason, &'a [u8]),
+}
+
+impl Connection {
+    pub fn new(
+        socket: TcpStream,
+        listener: u8,
+        dialed: bool,
+        ends: (SocketAddr, SocketAddr),
+        now_ms: u64,
+    ) -> Self {
+        Connection {
+            socket,
+            stage: if dialed { Stage::Connecting } else { Stage::Open },
+            listener,
+            dialed,
+            ready: false,
+            hung_up: false,
+            spoken: false,
+            shut: false,
+            broken: false,
+            generation: 0,
+            local: ends.0,
+            peer: ends.1,
+            framer: Framer::new(),
+            partial: Vec::new(),
+            output: Vec::new(),
+            sent: 0,
+            opened_ms: now_ms,
+            heard_ms: now_ms,
+            partial_ms: now_ms,
+            stuck_ms: now_ms,
+            armed_s: 0,
+        }
+    }
+
+    /// Reads once, at most `buffer.len()` bytes, and hands on what is complete.
+    pub fn read(
+        &mut self,
+        buffer: &mut [u8],
+        index: &mut Index,
+        limits: &WireLimits,
+        now_ms: u64,
+        hear: &mut dyn FnMut(Heard<'_>),
+    ) -> Brought {
+        let mut brought = Brought { pings: 0, end: None };
+        if self.broken {
+            brought.end = Some(Reason::Framing);
+            return brought;
+        }
+        let n = match self.socket.read(buffer) {
+            Ok(0) => {
+                brought.end = Some(Reason::Peer);
+                return brought;
+            }
+            Ok(n) => n,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                self.ready = false;
+                return brought;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return brought,
+            Err(error) => {
+                brought.end = Some(reason_of(&error));
+                return brought;
+            }
+        };
+        // A short read has emptied the socket; of the peer's end behind it there will be an event, or there was.
+        self.ready = n == buffer.len() || self.hung_up;
+        self.heard_ms = now_ms;
+        if matches!(self.stage, Stage::Ending(_)) {
+            return brought;
+        }
+        self.broken = true;
+        let mut held = std::mem::take(&mut self.partial);
+        let whole = held.is_empty();
+        if !whole {
+            held.extend_from_slice(&buffer[..n]);
+        }
+        let bytes = if whole { &buffer[..n] } else { &held[..] };
+        let taken = self.take(bytes, index, limits, &mut brought, hear);
+        self.broken = false;
+        if brought.end.is_some() || taken == bytes.len() {
+            return brought;
+        }
+        if taken > 0 || whole {
+            self.partial_ms = now_ms;
+        }
+        if whole {
+            held.extend_from_slice(&buffer[taken..n]);
+        } else {
+            held.drain(..taken);
+        }
+        self.partial = held;
+        brought
+    }
+
+    /// Hands on what is complete; gives how many bytes that were.
+    fn take(
+        &mut self,
+        bytes: &[u8],
+        index: &mut Index,
+        limits: &WireLimits,
+        brought: &mut Brought,
+        hear: &mut dyn FnMut(Heard<'_>),
+    ) -> usize {
+        let mut taken = 0;
+        while taken < bytes.len() {
+            let rest = &bytes[taken..];
+            match self.framer.next(rest, index, limits) {
+                Frame::More => break,
+                Frame::Keepalive { len, ping } => {
+                    taken += len;
+                    brought.pings += usize::from(ping);
+                    self.spoken = true;
+                    hear(Heard::Keepalive);
+                }
+                Frame::Message { len } => {
+                    taken += len;
+                    self.spoken = true;
+                    hear(Heard::Message(&rest[..len]));
+                }
+                Frame::Refused { reason, head } => {
+                    hear(Heard::Refused(reason, &rest[..head]));
+                    brought.end = Some(Reason::Framing);
+                    break;
+                }
+            }
+        }
+        taken
+    }
+
+    /// Sends whole messages, or keeps them until the peer takes more. `Err`: it cannot go on; they are kept all the same, to
+    /// be told.
+    pub fn send(&mut self, bytes: &[u8], limits: &Limits, now_ms: u64) -> Result<(), Reason> {
+        if !self.output.is_empty() || self.stage == Stage::Connecting {
+            if self.output.is_empty() {
+                self.stuck_ms = now_ms;
+            }
+            self.output.extend_from_slice(bytes);
+            return if self.output.len() - self.sent > limits.output { Err(Reason::Output) } else { Ok(()) };
+        }
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match self.socket.write(&bytes[sent..]) {
+                Ok(n) => sent += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.output.extend_from_slice(bytes);
+                    self.sent = sent;
+                    self.stuck_ms = now_ms;
+                    return match error.kind() {
+                        io::ErrorKind::WouldBlock if bytes.len() - sent <= limits.output => Ok(()),
+                        io::ErrorKind::WouldBlock => Err(Reason::Output),
+                        _ => Err(reason_of(&error)),
+                    };
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The peer takes more: sends what waits.
+    pub fn flush(&mut self, index: &mut Index, now_ms: u64) -> Result<(), Reason> {
+        while self.sent < self.output.len() {
+            match self.socket.write(&self.output[self.sent..]) {
+                Ok(n) => {
+                    self.sent += n;
+                    self.stuck_ms = now_ms;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.sent > COMPACT {
+                        self.compact(index);
+                    }
+                    return Ok(());
+                }
+                Err(error) => return Err(reason_of(&error)),
+            }
+        }
+        self.output = Vec::new();
+        self.sent = 0;
+        Ok(())
+    }
+
+    /// Takes the messages away that have left.
+    fn compact(&mut self, index: &mut Index) {
+        let mut boundary = 0;
+        messages(&self.output, index, |range| {
+            if range.end <= self.sent {
+                boundary = range.end;
+            }
+        });
+        self.output.drain(..boundary);
+        self.sent -= boundary;
+    }
+
+    /// What has not left, message by message; the first may have left in part. Empties it.
+    pub fn unsent(&mut self) -> (Vec<u8>, usize) {
+        (std::mem::take(&mut self.output), std::mem::take(&mut self.sent))
+    }
+
+    /// Bytes that wait for the peer.
+    pub fn queued(&self) -> usize {
+        self.output.len() - self.sent
+    }
+
+    /// Nothing more will be sent: the peer sees the end, and what it still says is read and dropped, lest the kernel
+    /// answers it by a reset that would overtake our last word. False where that cannot be.
+    pub fn shut(&mut self, now_ms: u64) -> bool {
+        if !self.shut {
+            self.shut = true;
+            self.stuck_ms = now_ms;
+            return self.socket.shutdown(std::net::Shutdown::Write).is_ok();
+        }
+        true
+    }
+
+    pub fn is_shut(&self) -> bool {
+        self.shut
+    }
+
+    /// When it is too late (`mono_ms`), and for what.
+    pub fn due(&self, limits: &Limits) -> (u64, Reason) {
+        match self.stage {
+            Stage::Connecting => return (self.opened_ms + limits.connect_ms, Reason::ConnectTime),
+            Stage::Ending(reason) => return (self.stuck_ms + FAREWELL_MS, reason),
+            Stage::Open => {}
+        }
+        let mut due = if self.spoken || self.dialed {
+            (self.heard_ms + limits.idle_ms, Reason::Idle)
+        } else {
+            (self.opened_ms + limits.first_message_ms, Reason::FirstMessage)
+        };
+        if !self.partial.is_empty() {
+            due = due.min((self.partial_ms + limits.message_ms, Reason::MessageTime));
+        }
+        if !self.output.is_empty() {
+            due = due.min((self.stuck_ms + limits.output_ms, Reason::OutputTime));
+        }
+        due
+    }
+}
+
+/// The messages of an output, in order.
+pub fn messages(output: &[u8], index: &mut Index, mut each: impl FnMut(std::ops::Range<usize>)) {
+    // What we wrote is framed by what we wrote; it may be longer than what we take.
+    let limits = WireLimits { message: 1 << 30, header_lines: usize::MAX, start_line: usize::MAX };
+    let mut at = 0;
+    while at < output.len() {
+        match Framer::new().next(&output[at..], index, &limits) {
+            Frame::Keepalive { len, .. } => at += len,
+            Frame::Message { len } => {
+                each(at..at + len);
+                at += len;
+            }
+            Frame::More | Frame::Refused { .. } => return,
+        }
+    }
+}
+
+fn reason_of(error: &io::Error) -> Reason {
+    match error.kind() {
+        io::ErrorKind::TimedOut => Reason::Lost,
+        _ => Reason::Reset,
+    }
+}

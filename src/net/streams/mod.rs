@@ -1,0 +1,528 @@
+//! The stream connections of one core: accepted ones and those to backends, in a slab (SPEC 9.2, 9.7, 9.8).
+//!
+//! A connection belongs to one core for life; others know it by its FlowId (`live::Connections`). Reading goes through one
+//! buffer that all connections of the core share. What cannot be sent, for whatever reason and however late, becomes a
+//! `Casualty`, which the worker feeds back to the core's decisions. Nothing here knows what a message means. Driven by
+//! `worker`.
+
+mod connection;
+mod wheel;
+
+use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use ahash::HashMap;
+use mio::{Interest, Registry, Token, event::Event, net::TcpListener};
+
+pub use self::connection::{Heard, messages};
+use self::{
+    connection::{Connection, Stage},
+    wheel::Wheel,
+};
+use super::tcp;
+use crate::{
+    forward::{Fault, Target},
+    live::{About, Connections, Now, Sources, TooMany, connections::MOST_SLOTS},
+    stats::{CoreStats, Counter},
+    wire::{Index, Limits as WireLimits, token::FlowId},
+};
+
+/// Connections accepted from one listener in one turn.
+const ACCEPTS: usize = 64;
+/// Reads of one turn, over all connections.
+const READS: usize = 64;
+const READ: usize = 64 * 1024;
+/// After a connection to a backend failed, how long messages to it fail at once, in milliseconds.
+const PAUSE_MS: u64 = 1_000;
+/// A slot rests so long before it is given again, where there are others: the id of who had it stays known as closed.
+const REST_MS: u64 = 60_000;
+
+/// Limits of one connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Bytes that may wait for a slow reader.
+    pub output: usize,
+    pub idle_ms: u64,
+    /// For the first message of a new connection; for a message from its first byte to its last; without progress while
+    /// output waits; to connect.
+    pub first_message_ms: u64,
+    pub message_ms: u64,
+    pub output_ms: u64,
+    pub connect_ms: u64,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// The peer closed it.
+    Peer,
+    Reset,
+    /// The kernel gave the peer up.
+    Lost,
+    Idle,
+    FirstMessage,
+    MessageTime,
+    /// More waited for the peer than is allowed.
+    Output,
+    OutputTime,
+    /// What came cannot be framed.
+    Framing,
+    ConnectFailed,
+    ConnectTime,
+}
+
+impl Reason {
+    fn counter(self) -> Counter {
+        match self {
+            Reason::Peer => Counter::ClosedPeer,
+            Reason::Reset => Counter::ClosedReset,
+            Reason::Lost => Counter::ClosedLost,
+            Reason::Idle => Counter::ClosedIdle,
+            Reason::FirstMessage => Counter::ClosedFirstMessage,
+            Reason::MessageTime => Counter::ClosedMessageTime,
+            Reason::Output => Counter::ClosedOutput,
+            Reason::OutputTime => Counter::ClosedOutputTime,
+            Reason::Framing => Counter::ClosedFraming,
+            Reason::ConnectFailed => Counter::ClosedConnectFailed,
+            Reason::ConnectTime => Counter::ClosedConnectTime,
+        }
+    }
+}
+
+/// Whole messages that could not be sent, the first of them perhaps in part.
+pub struct Casualty {
+    pub target: Target,
+    /// Empty where only a connection to a backend failed.
+    pub output: Vec<u8>,
+    /// So much of it has left.
+    pub sent: usize,
+    pub why: Fault,
+}
+
+/// A place for a connection.
+#[derive(Default)]
+struct Slot {
+    generation: u16,
+    held: Option<Box<Connection>>,
+}
+
+/// What the connections of one core are made with.
+pub struct Ground {
+    pub router: u8,
+    pub boot: u16,
+    pub core: u8,
+    pub limits: Limits,
+    pub wire: WireLimits,
+    pub all: Arc<Connections>,
+    pub sources: Arc<Sources>,
+    pub stats: Arc<CoreStats>,
+}
+
+pub struct Streams {
+    ground: Ground,
+    registry: Registry,
+    /// The token of slot 0.
+    first_token: usize,
+    slots: Vec<Slot>,
+    /// Slots to be given again, with the time of their close; the oldest first.
+    free: VecDeque<(u32, u64)>,
+    /// By listener and address.
+    dialed: HashMap<(u8, SocketAddr), u32>,
+    /// Until when these are not called again, and what they failed for.
+    failed: HashMap<(u8, SocketAddr), (u64, Fault)>,
+    /// Slots that may have bytes.
+    ready: VecDeque<u32>,
+    /// Slots that are to end once what waits is sent.
+    ending: Vec<u32>,
+    casualties: VecDeque<Casualty>,
+    wheel: Wheel,
+    due: Vec<(u32, u16)>,
+    buffer: Vec<u8>,
+    index: Index,
+}
+
+impl Streams {
+    pub fn new(ground: Ground, registry: Registry, first_token: usize, now: Now) -> Streams {
+        Streams {
+            ground,
+            registry,
+            first_token,
+            slots: Vec::new(),
+            free: VecDeque::new(),
+            dialed: HashMap::default(),
+            failed: HashMap::default(),
+            ready: VecDeque::new(),
+            ending: Vec::new(),
+            casualties: VecDeque::new(),
+            wheel: Wheel::new(now.mono_ms),
+            due: Vec::new(),
+            buffer: Vec::new(),
+            index: Index::new(),
+        }
+    }
+
+    /// Accepts what waits, up to its share of a turn. True where more may wait.
+    pub fn accept(&mut self, listener: u8, socket: &TcpListener, now: Now) -> bool {
+        for _ in 0..ACCEPTS {
+            let (stream, peer) = match socket.accept() {
+                Ok(accepted) => accepted,
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EAGAIN) => return false,
+                    // No more files or memory: those who wait are taken with the next tick.
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                        self.ground.stats.add(Counter::RefusedFiles, 1);
+                        return false;
+                    }
+                    // A connection that ended before it was taken.
+                    _ => continue,
+                },
+            };
+            if let Err(too_many) = self.ground.sources.take(peer.ip(), now) {
+                let counter = match too_many {
+                    TooMany::All => Counter::RefusedAll,
+                    TooMany::Address => Counter::RefusedAddress,
+                    TooMany::Prefix => Counter::RefusedPrefix,
+                    TooMany::Rate => Counter::RefusedRate,
+                };
+                self.ground.stats.add(counter, 1);
+                continue;
+            }
+            let patience = Duration::from_millis(self.ground.limits.output_ms);
+            let opened = tcp::tune(&stream, patience).and_then(|()| stream.local_addr()).and_then(|local| {
+                let connection = Connection::new(stream, listener, false, (local, peer), now.mono_ms);
+                self.open(connection, now)
+            });
+            match opened {
+                Ok(_) => self.ground.stats.add(Counter::Accepted, 1),
+                // It has ended already.
+                Err(_) => self.ground.sources.give(peer.ip()),
+            }
+        }
+        true
+    }
+
+    /// Gives a connection its slot.
+    fn open(&mut self, mut connection: Connection, now: Now) -> io::Result<u32> {
+        let rested = self.free.front().is_some_and(|(_, closed)| closed + REST_MS <= now.mono_ms);
+        let slot = match self.free.front() {
+            Some(&(slot, _)) if rested || self.slots.len() >= MOST_SLOTS => {
+                self.free.pop_front();
+                slot
+            }
+            _ if self.slots.len() >= MOST_SLOTS => return Err(io::ErrorKind::OutOfMemory.into()),
+            _ => {
+                self.slots.push(Slot::default());
+                (self.slots.len() - 1) as u32
+            }
+        };
+        let place = &mut self.slots[slot as usize];
+        place.generation = place.generation.wrapping_add(1);
+        connection.generation = place.generation;
+        let token = Token(self.first_token + slot as usize);
+        let registered =
+            self.registry.register(&mut connection.socket, token, Interest::READABLE | Interest::WRITABLE);
+        if let Err(error) = registered {
+            self.free.push_back((slot, now.mono_ms));
+            return Err(error);
+        }
+        let about = About {
+            listener: connection.listener,
+            dialed: connection.dialed,
+            local: connection.local,
+            peer: connection.peer,
+            opened_ms: now.mono_ms,
+        };
+        self.ground.all.open(self.ground.core.into(), slot, connection.generation, about);
+        place.held = Some(Box::new(connection));
+        self.rearm(slot);
+        Ok(slot)
+    }
+
+    /// What the poll says about one of them.
+    pub fn event(&mut self, event: &Event, now: Now) {
+        let slot = (event.token().0 - self.first_token) as u32;
+        let Some(connection) = self.held(slot) else { return };
+        if connection.stage == Stage::Connecting {
+            match connection.socket.take_error() {
+                Ok(None) if event.is_writable() && !event.is_error() && !event.is_write_closed() => {
+                    if connection.socket.peer_addr().is_err() {
+                        return;
+                    }
+                    connection.stage = Stage::Open;
+                    self.ground.stats.add(Counter::Dialed, 1);
+                }
+                Ok(None) if !event.is_error() && !event.is_write_closed() => return,
+                outcome => {
+                    let fault = match outcome {
+                        Ok(Some(error)) | Err(error) => fault_of(&error),
+                        Ok(None) => Fault::Refused,
+                    };
+                    return self.close_with(slot, Reason::ConnectFailed, Some(fault), now);
+                }
+            }
+        }
+        let Some(connection) = self.held(slot) else { return };
+        connection.hung_up |= event.is_read_closed();
+        if (event.is_readable() || event.is_read_closed() || event.is_error())
+            && (!connection.ready || connection.broken)
+        {
+            connection.ready = true;
+            self.ready.push_back(slot);
+        }
+        if event.is_writable() {
+            self.flush(slot, now);
+        }
+    }
+
+    fn flush(&mut self, slot: u32, now: Now) {
+        let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { return };
+        if connection.queued() == 0 {
+            return;
+        }
+        let outcome = connection.flush(&mut self.index, now.mono_ms);
+        if matches!(connection.stage, Stage::Ending(_)) && connection.queued() == 0 {
+            self.ending.push(slot);
+        }
+        match outcome {
+            Ok(()) => self.rearm(slot),
+            Err(reason) => self.close(slot, reason, now),
+        }
+    }
+
+    /// May any have bytes?
+    pub fn is_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Reads from those that may have bytes, each once before any twice, up to a turn's share or until `enough` (asked of
+    /// what `hear` collects). Each message is told with the connection's listener, ends and id.
+    pub fn read(&mut self, now: Now, hear: &mut dyn FnMut(&Ends, Heard<'_>) -> bool) {
+        if self.buffer.is_empty() {
+            self.buffer = vec![0; READ];
+        }
+        for _ in 0..READS {
+            let Some(slot) = self.ready.pop_front() else { return };
+            let id = self.id(slot);
+            let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { continue };
+            let ends =
+                Ends { listener: connection.listener, local: connection.local, peer: connection.peer, id };
+            let mut enough = false;
+            let (index, limits) = (&mut self.index, &self.ground.wire);
+            let brought = connection.read(&mut self.buffer, index, limits, now.mono_ms, &mut |heard| {
+                enough |= hear(&ends, heard);
+            });
+            if connection.ready {
+                self.ready.push_back(slot);
+            }
+            match brought.end {
+                Some(Reason::Framing) => {
+                    connection.stage = Stage::Ending(Reason::Framing);
+                    self.ending.push(slot);
+                }
+                Some(reason) => self.close(slot, reason, now),
+                None if brought.pings > 0 => self.pong(slot, brought.pings, now),
+                None => self.rearm(slot),
+            }
+            if enough {
+                return;
+            }
+        }
+    }
+
+    fn pong(&mut self, slot: u32, pings: usize, now: Now) {
+        let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { return };
+        // Who does not read what we say needs no pongs on top of it.
+        if connection.queued() == 0 {
+            self.ground.stats.add(Counter::Pongs, pings as u64);
+            for _ in 0..pings.min(16) {
+                if let Err(reason) = connection.send(b"\r\n", &self.ground.limits, now.mono_ms) {
+                    return self.close(slot, reason, now);
+                }
+            }
+        }
+        self.rearm(slot);
+    }
+
+    /// Sends whole messages by an open connection of this core. What fails becomes a casualty.
+    pub fn send(&mut self, target: Target, id: FlowId, bytes: &[u8], now: Now) {
+        let place = self.slots.get_mut(id.slot as usize).filter(|place| place.generation == id.generation);
+        let Some(connection) = place.and_then(|place| place.held.as_deref_mut()) else {
+            self.casualties.push_back(Casualty {
+                target,
+                output: bytes.to_vec(),
+                sent: 0,
+                why: Fault::Closed,
+            });
+            return;
+        };
+        let outcome = connection.send(bytes, &self.ground.limits, now.mono_ms);
+        self.after_send(id.slot, outcome, now);
+    }
+
+    /// Sends whole messages to a backend by its connection, which is made where there is none.
+    pub fn send_to(&mut self, target: Target, local: SocketAddr, bytes: &[u8], now: Now) {
+        let Target::Connect { listener, to, .. } = target else { return };
+        let slot = match self.dialed.get(&(listener, to)) {
+            Some(&slot) => Ok(slot),
+            None => self.dial(listener, local, to, now),
+        };
+        let lost = |why| Casualty { target, output: bytes.to_vec(), sent: 0, why };
+        match slot {
+            Ok(slot) => {
+                let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { return };
+                let outcome = connection.send(bytes, &self.ground.limits, now.mono_ms);
+                self.after_send(slot, outcome, now);
+            }
+            Err(why) => self.casualties.push_back(lost(why)),
+        }
+    }
+
+    fn after_send(&mut self, slot: u32, outcome: Result<(), Reason>, now: Now) {
+        let Some(connection) = self.held(slot) else { return };
+        match outcome {
+            Ok(()) if connection.queued() == 0 => {}
+            Ok(()) => self.rearm(slot),
+            Err(reason) => self.close(slot, reason, now),
+        }
+    }
+
+    fn dial(&mut self, listener: u8, local: SocketAddr, to: SocketAddr, now: Now) -> Result<u32, Fault> {
+        if let Some((_, why)) = self.failed.get(&(listener, to)).filter(|(until, _)| now.mono_ms < *until) {
+            return Err(*why);
+        }
+        let patience = Duration::from_millis(self.ground.limits.output_ms);
+        let made = tcp::dial(local, to, patience).and_then(|socket| {
+            let local = socket.local_addr().unwrap_or(local);
+            self.open(Connection::new(socket, listener, true, (local, to), now.mono_ms), now)
+        });
+        match made {
+            Ok(slot) => {
+                self.dialed.insert((listener, to), slot);
+                Ok(slot)
+            }
+            Err(error) => {
+                let why = fault_of(&error);
+                self.ground.stats.add(Reason::ConnectFailed.counter(), 1);
+                self.failed.insert((listener, to), (now.mono_ms + PAUSE_MS, why));
+                Err(why)
+            }
+        }
+    }
+
+    /// Ends those that are to end and have nothing left to say.
+    pub fn settle(&mut self, now: Now) {
+        while let Some(slot) = self.ending.pop() {
+            let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { continue };
+            let Stage::Ending(reason) = connection.stage else { continue };
+            if connection.queued() == 0 && !connection.is_shut() && !connection.shut(now.mono_ms) {
+                self.close(slot, reason, now);
+            } else {
+                self.rearm(slot);
+            }
+        }
+    }
+
+    /// Ends what is too late; called once a second.
+    pub fn tick(&mut self, now: Now) {
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.take(now.mono_ms, &mut due);
+        for (slot, generation) in due.drain(..) {
+            let place = &mut self.slots[slot as usize];
+            let Some(connection) = place.held.as_deref_mut().filter(|c| c.generation == generation) else {
+                continue;
+            };
+            if connection.armed_s > now.mono_ms / 1000 {
+                continue; // armed again for later
+            }
+            let (at, reason) = connection.due(&self.ground.limits);
+            let (heard, queued) = (connection.heard_ms, connection.queued());
+            self.ground.all.note(self.ground.core.into(), slot, heard, queued);
+            if at <= now.mono_ms {
+                self.close(slot, reason, now);
+            } else {
+                connection.armed_s = self.wheel.arm(slot, generation, at);
+            }
+        }
+        self.due = due;
+        self.failed.retain(|_, (until, _)| now.mono_ms < *until);
+    }
+
+    /// The next of what could not be sent.
+    pub fn casualty(&mut self) -> Option<Casualty> {
+        self.casualties.pop_front()
+    }
+
+    /// Output waits for any peer.
+    pub fn is_busy(&self) -> bool {
+        self.slots.iter().filter_map(|slot| slot.held.as_deref()).any(|c| c.queued() > 0)
+    }
+
+    fn held(&mut self, slot: u32) -> Option<&mut Connection> {
+        self.slots.get_mut(slot as usize)?.held.as_deref_mut()
+    }
+
+    fn id(&self, slot: u32) -> FlowId {
+        let Ground { router, boot, core, .. } = self.ground;
+        FlowId { router, boot, core, slot, generation: self.slots[slot as usize].generation }
+    }
+
+    /// Has the wheel name it in time.
+    fn rearm(&mut self, slot: u32) {
+        let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { return };
+        let (due, _) = connection.due(&self.ground.limits);
+        if connection.armed_s == 0 || due.div_ceil(1000) < connection.armed_s {
+            connection.armed_s = self.wheel.arm(slot, connection.generation, due);
+        }
+    }
+
+    fn close(&mut self, slot: u32, reason: Reason, now: Now) {
+        self.close_with(slot, reason, None, now);
+    }
+
+    /// `fault`: what whoever waits for what was not sent is told; by the reason where nothing is known.
+    fn close_with(&mut self, slot: u32, reason: Reason, fault: Option<Fault>, now: Now) {
+        let id = self.id(slot);
+        let Some(mut connection) = self.slots[slot as usize].held.take() else { return };
+        let reason = if let Stage::Ending(why) = connection.stage { why } else { reason };
+        self.ground.all.close(id.core.into(), slot, id.generation, now);
+        self.ground.stats.add(reason.counter(), 1);
+        self.free.push_back((slot, now.mono_ms));
+        let listener = connection.listener;
+        let target = if connection.dialed {
+            self.dialed.remove(&(listener, connection.peer));
+            Target::Connect { listener, from: None, to: connection.peer }
+        } else {
+            self.ground.sources.give(connection.peer.ip());
+            Target::Stream { listener, id }
+        };
+        let why = fault.unwrap_or(match reason {
+            Reason::ConnectTime | Reason::Lost => Fault::Unreachable,
+            Reason::ConnectFailed | Reason::Reset if connection.dialed => Fault::Refused,
+            _ => Fault::Closed,
+        });
+        if connection.dialed && connection.stage == Stage::Connecting {
+            self.failed.insert((listener, connection.peer), (now.mono_ms + PAUSE_MS, why));
+        }
+        let (output, sent) = connection.unsent();
+        // A backend that resets or cannot be reached is a sign, whether or not anything was lost.
+        if sent < output.len() || (connection.dialed && why != Fault::Closed) {
+            self.casualties.push_back(Casualty { target, output, sent, why });
+        }
+        // Closing the socket takes it out of the poll.
+    }
+}
+
+/// The two ends of a connection, and what it is known by.
+#[derive(Clone, Copy, Debug)]
+pub struct Ends {
+    pub listener: u8,
+    pub local: SocketAddr,
+    pub peer: SocketAddr,
+    pub id: FlowId,
+}
+
+fn fault_of(error: &io::Error) -> Fault {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => Fault::Refused,
+        _ => Fault::Unreachable,
+    }
+}

@@ -1,0 +1,482 @@
+//! Streams, with real connections: framing, dead and moved flows, backends that are called, handed over, and attacked by
+//! (SPEC 2.3, 2.4, 2.6, 3.5, 3.6, 4.2, 9.2, 9.7, 11.5). What tokens must hold stands in `matrix`.
+
+#[path = "rig/mod.rs"]
+mod rig;
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::Command,
+    time::Duration,
+};
+
+use rig::{
+    Party,
+    message::{Request, unique},
+    scene::{Dialog, Layout, Scene, first_route, one_pbx, pool, rule},
+    text, wait_for,
+};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+fn layout(net: u8, clients: &'static str, backends: &'static str) -> Layout {
+    let mut layout = Layout::new(net);
+    layout.column = (clients, backends);
+    layout
+}
+
+fn connect(to: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect_timeout(&to, PATIENCE).expect("the router listens");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero is accepted");
+    stream
+}
+
+/// What comes until the router closes the connection.
+fn until_closed(mut stream: TcpStream) -> String {
+    let mut all = Vec::new();
+    match stream.read_to_end(&mut all) {
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {}
+        Err(error) => panic!("not closed within {PATIENCE:?}: {error}"),
+    }
+    String::from_utf8(all).expect("answers of ours are text")
+}
+
+fn closed(scene: &Scene, reason: &str) -> f64 {
+    scene.router.metrics().sum("tidings_connections_closed_total", &[("reason", reason)])
+}
+
+/// An OPTIONS to the router itself over a stream, of nobody in particular.
+fn options(scene: &Scene) -> String {
+    let word = unique();
+    format!(
+        "OPTIONS sip:{} SIP/2.0\r\nVia: SIP/2.0/TCP 192.0.2.1;rport;branch=z9hG4bK{word}\r\nMax-Forwards: 70\r\n\
+         From: <sip:a@b>;tag={word}\r\nTo: <sip:c@d>\r\nCall-ID: {word}\r\nCSeq: 1 OPTIONS\r\nContent-Length: 0\r\n\r\n",
+        scene.phones()
+    )
+}
+
+fn expect_answers(stream: &mut TcpStream, count: usize) {
+    let mut all = String::new();
+    let mut buffer = [0; 4096];
+    while all.matches("SIP/2.0 200 OK\r\n").count() < count {
+        let n = stream.read(&mut buffer).expect("an answer");
+        assert!(n > 0, "closed after:\n{all}");
+        all += std::str::from_utf8(&buffer[..n]).expect("text");
+    }
+}
+
+#[test]
+fn messages_may_come_together_in_pieces_and_byte_by_byte() {
+    let scene = layout(200, "tcp", "udp").start(&one_pbx(200));
+    let mut stream = connect(scene.phones());
+    let three = [options(&scene), options(&scene), options(&scene)].concat();
+    stream.write_all(three.as_bytes()).expect("sent");
+    expect_answers(&mut stream, 3);
+    for piece in three.as_bytes().chunks(100) {
+        stream.write_all(piece).expect("sent");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    expect_answers(&mut stream, 3);
+    stream.set_nodelay(true).expect("a TCP socket");
+    for byte in options(&scene).as_bytes().chunks(1) {
+        stream.write_all(byte).expect("sent");
+    }
+    expect_answers(&mut stream, 1);
+    assert_eq!(scene.router.metrics().sum("tidings_connections", &[("role", "accepted")]), 1.0);
+}
+
+/// RFC 5626 3.5.1: a double CRLF is answered by one; single ones between messages are nothing.
+#[test]
+fn pings_are_answered() {
+    let scene = layout(218, "tcp", "udp").start(&one_pbx(218));
+    let mut stream = connect(scene.phones());
+    stream.write_all(b"\r\n\r\n").expect("sent");
+    let mut pong = [0; 2];
+    stream.read_exact(&mut pong).expect("a pong");
+    assert_eq!(&pong, b"\r\n");
+    stream.write_all(format!("\r\n{}", options(&scene)).as_bytes()).expect("sent");
+    let mut first = [0; 7];
+    stream.read_exact(&mut first).expect("an answer, and no pong before it");
+    assert_eq!(&first, b"SIP/2.0");
+    assert_eq!(scene.router.metrics().sum("tidings_pongs_total", &[]), 1.0);
+}
+
+#[test]
+fn what_cannot_be_framed_is_answered_where_it_can_be_and_closed() {
+    let scene = layout(202, "tcp", "udp").start(&one_pbx(202));
+    let length = |value: &str| options(&scene).replace("Content-Length: 0", value);
+    for (message, answer) in [
+        ("rubbish\r\n\r\n".to_owned(), ""),
+        ("\x16\x03\x01\x02".to_owned(), ""),
+        (length("Content-Length: -1"), "SIP/2.0 400 "),
+        (length("Content-Length: 0\r\nContent-Length: 5"), "SIP/2.0 400 "),
+        (length("Content-Length: 100000"), "SIP/2.0 513 "),
+        (length("X-Nothing: here"), "SIP/2.0 400 "),
+    ] {
+        let mut stream = connect(scene.phones());
+        // What follows a fault is never looked at.
+        stream.write_all(format!("{message}{}", options(&scene)).as_bytes()).expect("sent");
+        let got = until_closed(stream);
+        assert!(got.starts_with(answer), "{message}\n{got}");
+        assert_eq!(got.matches("SIP/2.0 ").count(), usize::from(!answer.is_empty()), "{message}\n{got}");
+    }
+    wait_for("the closes to be counted", PATIENCE, || (closed(&scene, "framing") == 6.0).then_some(()));
+}
+
+/// SPEC 2.3: what comes without Content-Length over UDP has one on a stream. And a body of 60 KiB passes both ways.
+#[test]
+fn lengths_are_stated_and_large_bodies_pass() {
+    for (column, net) in [(("udp", "tcp"), 203), (("tcp", "udp"), 204), (("tcp", "tcp"), 205)] {
+        let scene = layout(net, column.0, column.1).start(&one_pbx(net));
+        let (phone, pbx) = (scene.phone(), scene.pbx(1));
+        let dialog = Dialog::subscribe(&scene, &phone, &pbx);
+        let body = "0123456789abcdef".repeat(3840);
+        let notify = dialog.by_callee("NOTIFY", &pbx).body("text/plain", &body);
+        pbx.send(first_route(&notify), notify.text());
+        let got = phone.expect("NOTIFY ");
+        assert_eq!(text::body(&got), body, "{column:?}");
+        phone.answer(scene.phones(), &got, "200 OK", "", "");
+        pbx.expect("SIP/2.0 200");
+    }
+    let scene = layout(206, "udp", "tcp").start(&one_pbx(206));
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    let request = Request::new("MESSAGE", "sip:1@example.com", &phone).body("text/plain", "twelve bytes");
+    phone.send(scene.phones(), request.text().replace("Content-Length: 12\r\n", ""));
+    let got = pbx.expect("MESSAGE ");
+    assert_eq!((text::header(&got, "Content-Length"), text::body(&got)), ("12", "twelve bytes"));
+}
+
+/// SPEC 3.5, 7.2: grace counts from the close; a phone that connects anew keeps its dialogs, by the notifier's old routes.
+#[test]
+fn a_closed_connection_is_a_dead_flow_until_the_phone_comes_back() {
+    let scene = layout(207, "tcp", "udp").more("[timers]\ngrace = \"3s\"\n").start(&one_pbx(207));
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    let (first, second) = (Dialog::subscribe(&scene, &phone, &pbx), Dialog::subscribe(&scene, &phone, &pbx));
+    phone.tcp().hang_up();
+    wait_for("the close to be seen", PATIENCE, || (closed(&scene, "peer") >= 1.0).then_some(()));
+    let ask = |dialog: &Dialog, method: &str, cseq: u32| {
+        let request = dialog.by_callee(method, &pbx).with("CSeq", format!("{cseq} {method}"));
+        pbx.send(first_route(&request), request.text());
+        pbx.receive("an answer")
+    };
+    let answer = ask(&first, "NOTIFY", 3);
+    assert_eq!(text::status(&answer), Some(503));
+    let after: u32 = text::header(&answer, "Retry-After").parse().expect("seconds");
+    assert!((1..=3).contains(&after), "what is left of the grace: {after}");
+    assert_eq!(text::status(&ask(&first, "INFO", 4)), Some(481));
+
+    let refresh = first.by_caller("SUBSCRIBE", &phone);
+    phone.send(scene.phones(), refresh.text());
+    let got = pbx.expect("SUBSCRIBE ");
+    pbx.answer(scene.pbxs(), &got, "200 OK", "", "Expires: 600\r\n");
+    phone.expect("SIP/2.0 200");
+    let notify = first.by_callee("NOTIFY", &pbx).with("CSeq", "5 NOTIFY");
+    pbx.send(first_route(&notify), notify.text());
+    let got = phone.expect("NOTIFY ");
+    phone.answer(scene.phones(), &got, "200 OK", "", "");
+    pbx.expect("SIP/2.0 200");
+    wait_for("the other dialog's grace to be over", Duration::from_secs(8), || {
+        (text::status(&ask(&second, "NOTIFY", 6)) == Some(481)).then_some(())
+    });
+}
+
+/// SPEC 5.2: the newest live flow; a closed one stands back behind one that lives.
+#[test]
+fn route_flow_prefers_connections_that_live() {
+    let scene = layout(208, "tcp", "tcp").start(&one_pbx(208));
+    let (old, new, pbx) = (scene.phone(), scene.party(32), scene.pbx(1));
+    scene.register(&old, &pbx, "alice", "<sip:line1@10.0.0.1>");
+    scene.register(&new, &pbx, "alice", "<sip:line2@10.0.0.2>");
+    let call = || {
+        pbx.send(scene.pbxs(), Request::new("INVITE", &format!("sip:alice@{}", scene.phones()), &pbx).text())
+    };
+    call();
+    new.expect("INVITE ");
+    new.tcp().hang_up();
+    wait_for("the close to be seen", PATIENCE, || (closed(&scene, "peer") >= 1.0).then_some(()));
+    call();
+    old.expect("INVITE ");
+    // Nobody else holds a Contact for ever whose connection is gone.
+    let other = scene.party(33);
+    scene.register(&other, &pbx, "bob", "<sip:line2@10.0.0.2>");
+    pbx.send(scene.pbxs(), Request::new("INVITE", "sip:line2@10.0.0.2", &pbx).text());
+    other.expect("INVITE ");
+    old.tcp().hang_up();
+    wait_for("the close to be seen", PATIENCE, || (closed(&scene, "peer") >= 2.0).then_some(()));
+    pbx.send(scene.pbxs(), Request::new("MESSAGE", "sip:line1@10.0.0.1", &pbx).text());
+    pbx.expect("SIP/2.0 480");
+}
+
+/// SPEC 3.6: a backend whose connection is gone is called at its sent-by port; a client never is.
+#[test]
+fn responses_follow_a_backend_and_wait_for_no_client() {
+    let scene = layout(209, "tcp", "tcp").start(&one_pbx(209));
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    scene.register(&phone, &pbx, "alice", "<sip:alice@10.0.0.1>");
+    pbx.tcp().hang_up();
+    wait_for("the close to be seen", PATIENCE, || (closed(&scene, "peer") >= 1.0).then_some(()));
+    pbx.send(scene.pbxs(), Request::new("INVITE", "sip:alice@10.0.0.1", &pbx).text());
+    let got = phone.expect("INVITE ");
+    pbx.tcp().hang_up();
+    wait_for("the close to be seen", PATIENCE, || (closed(&scene, "peer") >= 2.0).then_some(()));
+    phone.answer(scene.phones(), &got, "180 Ringing", "x", "");
+    pbx.expect("SIP/2.0 180");
+
+    phone.send(scene.phones(), Request::new("MESSAGE", "sip:1@example.com", &phone).text());
+    let got = pbx.expect("MESSAGE ");
+    let before = closed(&scene, "peer");
+    phone.tcp().hang_up();
+    wait_for("the close to be seen", PATIENCE, || (closed(&scene, "peer") > before).then_some(()));
+    pbx.answer(scene.pbxs(), &got, "200 OK", "x", "");
+    wait_for("the response to be dropped", PATIENCE, || {
+        (scene.refused("connection_gone") == 1.0).then_some(())
+    });
+}
+
+/// SPEC 9.2: one connection for each backend, from the listener's own port; 8.2: one that cannot be made is a sign, and
+/// those who wait for it are told.
+#[test]
+fn a_backend_that_cannot_be_reached_is_answered_for_and_called_again() {
+    let scene = layout(210, "tcp", "tcp").start(&one_pbx(210));
+    let phone = scene.phone();
+    for method in ["SUBSCRIBE", "PUBLISH", "INVITE"] {
+        phone.send(scene.phones(), Request::new(method, "sip:1000@example.com", &phone).text());
+        let answer = phone.expect("SIP/2.0 503");
+        assert!(!text::header(&answer, "Retry-After").is_empty(), "{answer}");
+    }
+    let metrics = scene.router.metrics();
+    assert!(metrics.sum("tidings_backend_undeliverable_total", &[("backend", "pbx1")]) >= 1.0);
+    assert!(closed(&scene, "connect_failed") >= 1.0);
+    let pbx = scene.pbx(1);
+    wait_for("the backend to be called again", PATIENCE, || {
+        phone.send(scene.phones(), Request::new("MESSAGE", "sip:1@example.com", &phone).text());
+        let (got, from) = match pbx.poll(Duration::from_millis(300)) {
+            Some(got) => got,
+            None => {
+                phone.expect("SIP/2.0 503");
+                return None;
+            }
+        };
+        assert_eq!(from, scene.pbxs(), "by the listener's own port");
+        let got = String::from_utf8(got).expect("text");
+        pbx.answer(scene.pbxs(), &got, "200 OK", "x", "");
+        Some(phone.expect("SIP/2.0 200"))
+    });
+    for _ in 0..20 {
+        phone.send(scene.phones(), Request::new("MESSAGE", "sip:1@example.com", &phone).text());
+        pbx.expect("MESSAGE ");
+    }
+    let metrics = scene.router.metrics();
+    assert_eq!(metrics.sum("tidings_connections_opened_total", &[("role", "dialed")]), 1.0);
+}
+
+/// SPEC 4.2: a connection has one core; what others have for it is handed over, in order.
+#[test]
+fn phones_of_all_cores_reach_the_one_connection_of_a_backend_and_back() {
+    let mut layout = layout(211, "tcp", "tcp");
+    layout.workers = 4;
+    let scene = layout.start(&one_pbx(211));
+    let pbx = scene.pbx(1);
+    let phones: Vec<Party> = (40..60).map(|host| scene.party(host)).collect();
+    for phone in &phones {
+        let dialog = Dialog::subscribe(&scene, phone, &pbx);
+        for cseq in 2..8 {
+            let notify = dialog.by_callee("NOTIFY", &pbx).with("CSeq", format!("{cseq} NOTIFY"));
+            pbx.send(first_route(&notify), notify.text());
+        }
+        for cseq in 2..8 {
+            let got = phone.expect("NOTIFY ");
+            assert_eq!(text::header(&got, "CSeq"), format!("{cseq} NOTIFY"), "the order is kept");
+            phone.answer(scene.phones(), &got, "200 OK", "", "");
+            pbx.expect("SIP/2.0 200");
+        }
+    }
+    let metrics = scene.router.metrics();
+    assert!(metrics.sum("tidings_handed_over_total", &[]) > 20.0);
+    assert_eq!(metrics.sum("tidings_hand_over_full_total", &[]), 0.0);
+}
+
+/// SPEC 9.1, 3.3: a wildcard listener names the address that the phone spoke to, never 0.0.0.0.
+#[test]
+fn a_wildcard_listener_names_the_address_of_the_connection() {
+    let settings = "[workers]\ncount = 1\n\
+         [[listen]]\nname = \"phones\"\ntransport = \"tcp\"\naddress = \"0.0.0.0:15212\"\nside = \"clients\"\n\
+         [[listen]]\nname = \"pbxs\"\ntransport = \"udp\"\naddress = \"127.40.212.2:5060\"\nside = \"backends\"\n\
+         [admin]\naddress = \"127.40.212.1:9060\"\n";
+    let router = rig::Router::start(settings, &one_pbx(212));
+    let scene = Scene { router, net: 212, column: ("tcp", "udp") };
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    let entry: SocketAddr = "127.40.212.7:15212".parse().expect("an address");
+    let request = Request::new("SUBSCRIBE", "sip:1000@example.com", &phone);
+    let dialog = Dialog::open(&phone, entry, &pbx, &request);
+    assert!(
+        dialog.caller_routes[0].contains("@127.40.212.7:15212;transport=tcp;lr>"),
+        "{:?}",
+        dialog.caller_routes
+    );
+    let notify = dialog.by_callee("NOTIFY", &pbx);
+    pbx.send(first_route(&notify), notify.text());
+    let got = phone.expect("NOTIFY ");
+    assert!(text::header(&got, "Via").starts_with("SIP/2.0/TCP 127.40.212.7:15212;"), "{got}");
+    assert!(text::header(&got, "Record-Route").contains("@127.40.212.7:15212;transport=tcp;lr>"), "{got}");
+}
+
+/// What honest phones do while something else goes on.
+fn honest(phone: &Party, scene: &Scene, pbx: &Party) {
+    phone.send(scene.phones(), Request::new("MESSAGE", "sip:1@example.com", phone).text());
+    let got = pbx.expect("MESSAGE ");
+    pbx.answer(scene.pbxs(), &got, "200 OK", "x", "");
+    phone.expect("SIP/2.0 200");
+}
+
+/// SPEC 9.7: so many of one address, so many of its prefix, so many a second; who is exempt, is not counted so.
+#[test]
+fn a_flood_from_one_address_leaves_room_for_others() {
+    let limits = "[connections]\nmost = 60\nper_address = 20\nper_prefix = 30\naccepts_per_second = 25\n\
+                  exempt = [\"127.40.213.200\"]\n";
+    let scene = layout(213, "tcp", "udp").more(limits).start(&one_pbx(213));
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    honest(&phone, &scene, &pbx);
+    let from = |host: u8, count: usize| -> Vec<TcpStream> {
+        let address = SocketAddr::from(([127, 40, 213, host], 0));
+        let each = |_| {
+            let socket =
+                socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+            socket.bind(&address.into()).expect("a free port");
+            socket.connect(&scene.phones().into()).expect("the kernel takes it");
+            socket.into()
+        };
+        (0..count).map(each).collect()
+    };
+    let refused =
+        |cause: &str| scene.router.metrics().sum("tidings_connections_refused_total", &[("cause", cause)]);
+    let flood = from(50, 100);
+    wait_for("the flood to be refused", PATIENCE, || {
+        (refused("address") + refused("rate") == 80.0).then_some(())
+    });
+    honest(&phone, &scene, &pbx);
+    let _neighbours = from(51, 12);
+    wait_for("its prefix to be full", PATIENCE, || (refused("prefix") == 3.0).then_some(()));
+    let _exempt = from(200, 40);
+    wait_for("all to be full", PATIENCE, || (refused("all") == 10.0).then_some(()));
+    honest(&phone, &scene, &pbx);
+    assert_eq!(scene.router.metrics().sum("tidings_connections", &[("role", "accepted")]), 60.0);
+    drop(flood);
+    wait_for("room again", PATIENCE, || {
+        (scene.router.metrics().sum("tidings_connections", &[("role", "accepted")]) == 40.0).then_some(())
+    });
+    honest(&scene.party(52), &scene, &pbx);
+}
+
+/// SPEC 9.7: who says nothing, who never ends what he began, who is idle.
+#[test]
+fn slow_and_silent_connections_are_closed() {
+    let limits = "[connections]\nfirst_message = \"1s\"\nmessage_time = \"2s\"\nidle = \"4s\"\n";
+    let scene = layout(214, "tcp", "udp").more(limits).start(&one_pbx(214));
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    honest(&phone, &scene, &pbx);
+    let silent = connect(scene.phones());
+    let mut slow = connect(scene.phones());
+    slow.write_all(options(&scene).as_bytes()).expect("sent");
+    expect_answers(&mut slow, 1);
+    let mut idle = connect(scene.phones());
+    idle.write_all(options(&scene).as_bytes()).expect("sent");
+    expect_answers(&mut idle, 1);
+    assert_eq!(until_closed(silent), "");
+    // A byte now and then does not buy time.
+    let message = options(&scene);
+    let mut sent = 0;
+    while slow.write_all(&message.as_bytes()[sent..=sent]).is_ok() && closed(&scene, "message_time") == 0.0 {
+        sent += 1;
+        assert!(sent < 200, "never closed");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(until_closed(idle), "");
+    assert_eq!((closed(&scene, "first_message"), closed(&scene, "message_time")), (1.0, 1.0));
+    assert!(closed(&scene, "idle") >= 1.0);
+    honest(&phone, &scene, &pbx);
+}
+
+/// SPEC 9.7: who does not read is closed once his bytes are too many, and nobody else waits for him; whoever sent what he
+/// did not read is told.
+#[test]
+fn a_reader_that_never_reads_is_closed_and_costs_nobody_else_anything() {
+    let scene = layout(215, "tcp", "udp").more("[connections]\noutput = \"64KiB\"\n").start(&one_pbx(215));
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    let mut deaf = connect(scene.phones());
+    let from = deaf.local_addr().expect("connected");
+    let request = Request::new("SUBSCRIBE", "sip:1000@example.com", &phone);
+    let request = request.with("Via", format!("SIP/2.0/TCP {from};rport;branch=z9hG4bK{}", unique()));
+    deaf.write_all(request.text().as_bytes()).expect("sent");
+    let got = pbx.expect("SUBSCRIBE ");
+    let answer = text::answer(&got, "200 OK", &unique(), &format!("Contact: <sip:{}>\r\n", pbx.address));
+    let dialog = Dialog::of(got, answer);
+    let body = "x".repeat(30_000);
+    let mut sent = 0;
+    while closed(&scene, "output") == 0.0 {
+        for _ in 0..20 {
+            sent += 1;
+            let notify = dialog.by_callee("NOTIFY", &pbx).with("CSeq", format!("{sent} NOTIFY"));
+            pbx.send(scene.pbxs(), notify.body("text/plain", &body).text());
+        }
+        assert!(sent < 2000, "never closed");
+        while let Some((bytes, _)) = pbx.poll(Duration::from_millis(20)) {
+            assert!(bytes.starts_with(b"SIP/2.0 503"), "{}", String::from_utf8_lossy(&bytes));
+        }
+    }
+    wait_for("what was lost to be told", PATIENCE, || {
+        (scene.router.metrics().sum("tidings_undeliverable_total", &[]) >= 2.0).then_some(())
+    });
+    while pbx.poll(Duration::from_millis(50)).is_some() {}
+    honest(&phone, &scene, &pbx);
+}
+
+/// SPEC 11.5
+#[test]
+fn tidings_connections_lists_them() {
+    let scene = layout(216, "tcp", "tcp").start(&one_pbx(216));
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    honest(&phone, &scene, &pbx);
+    let ask = |more: &[&str]| {
+        let admin = scene.router.admin.to_string();
+        let output = Command::new(env!("CARGO_BIN_EXE_tidings"))
+            .args(["connections", "--admin", &admin])
+            .args(more)
+            .output()
+            .expect("it starts");
+        (output.status.code(), String::from_utf8(output.stdout).expect("text"))
+    };
+    let (code, table) = ask(&[]);
+    assert_eq!(code, Some(0));
+    let phones = table.lines().find(|line| line.contains("127.40.216.31:")).expect("the phone's");
+    assert!(phones.contains("127.40.216.1:5060/tcp  phones    accepted"), "{table}");
+    let pbxs = table.lines().find(|line| line.contains("127.40.216.11:5060")).expect("the PBX's");
+    assert!(pbxs.contains("127.40.216.2:5060/tcp  pbxs      dialed"), "{table}");
+    assert!(table.contains("2 open; 1 of at most "), "{table}");
+    let (code, json) = ask(&["--json", "--peer", "127.40.216.11/32"]);
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert_eq!((code, json["connections"].as_array().map(Vec::len)), (Some(0), Some(1)));
+    assert_eq!(json["connections"][0]["role"], "dialed");
+    assert_eq!(ask(&["--peer", "nobody"]).0, Some(1));
+}
+
+/// Calls of phones over TCP go to PBXs over UDP and TCP by one table, and a rule may ask for the transport.
+#[test]
+fn a_rule_may_ask_for_the_transport() {
+    let table = pool("one", 217, &[1])
+        + &rule("tcp", "source = \"clients\", transport = [\"tcp\"]", "route = \"one\"")
+        + &rule(
+            "udp",
+            "source = \"clients\", transport = [\"udp\"]",
+            "reply = { code = 488, reason = \"No\" }",
+        );
+    let more = "[[listen]]\nname = \"udp\"\ntransport = \"udp\"\naddress = \"127.40.217.1:5060\"\nside = \"clients\"\n";
+    let scene = layout(217, "tcp", "udp").more(more).start(&table);
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    honest(&phone, &scene, &pbx);
+    let udp = Party::bind("127.40.217.32:5060");
+    udp.send(scene.phones(), Request::new("MESSAGE", "sip:1@example.com", &udp).text());
+    udp.expect("SIP/2.0 488");
+}
