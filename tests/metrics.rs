@@ -12,7 +12,8 @@ use tidings::{
 };
 
 /// Series that the exporter is given by control (tests/metrics_live.rs sees control drive them).
-const OF_BACKENDS: [&str; 7] = [
+const SAMPLED: [&str; 8] = [
+    names::CONNECTIONS.name,
     names::BACKEND_STATE.name,
     names::BACKEND_TRANSITIONS.name,
     names::BACKEND_RTT.name,
@@ -71,11 +72,11 @@ impl House {
         self.process.set_table_source("table.toml");
     }
 
-    /// What control counts of backends, each at 1.
+    /// What control counts of backends and connections, each at 1.
     fn samples() -> Vec<Sample> {
-        let of_backends = names::ALL.iter().filter(|metric| OF_BACKENDS.contains(&metric.name));
+        let sampled = names::ALL.iter().filter(|metric| SAMPLED.contains(&metric.name));
         let labels = |metric: &Metric| metric.labels.iter().map(|_| "pbx1".into()).collect();
-        of_backends.map(|metric| Sample { metric, labels: labels(metric), value: 1.0 }).collect()
+        sampled.map(|metric| Sample { metric, labels: labels(metric), value: 1.0 }).collect()
     }
 
     fn value(&self, series: &str) -> Option<f64> {
