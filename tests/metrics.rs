@@ -12,8 +12,9 @@ use tidings::{
 };
 
 /// Series that the exporter is given by control (tests/metrics_live.rs sees control drive them).
-const OF_BACKENDS: [&str; 8] = [
+const SAMPLED: [&str; 9] = [
     names::BACKEND_CALLS.name,
+    names::CONNECTIONS.name,
     names::BACKEND_STATE.name,
     names::BACKEND_TRANSITIONS.name,
     names::BACKEND_RTT.name,
@@ -73,11 +74,11 @@ impl House {
         self.process.set_named(vec![NamedBackend { backend: "pbx1".into(), addresses: 2, age_s: Some(7) }]);
     }
 
-    /// What control counts of backends, each at 1.
+    /// What control counts of backends and connections, each at 1.
     fn samples() -> Vec<Sample> {
-        let of_backends = names::ALL.iter().filter(|metric| OF_BACKENDS.contains(&metric.name));
+        let sampled = names::ALL.iter().filter(|metric| SAMPLED.contains(&metric.name));
         let labels = |metric: &Metric| metric.labels.iter().map(|_| "pbx1".into()).collect();
-        of_backends.map(|metric| Sample { metric, labels: labels(metric), value: 1.0 }).collect()
+        sampled.map(|metric| Sample { metric, labels: labels(metric), value: 1.0 }).collect()
     }
 
     fn value(&self, series: &str) -> Option<f64> {

@@ -1,11 +1,12 @@
 //! Each metric moves in a running router: real datagrams between phones and a PBX of this test, each provoking some.
 //!
-//! At the end every declared metric must have a series above zero. Two cannot be provoked from outside, a panic of a
-//! worker and a socket that takes no more: tests/udp.rs drives them. A host with too many addresses needs a DNS server:
-//! tests/names.rs has one.
+//! At the end every declared metric must have a series above zero. Some cannot be provoked from outside or with one worker:
+//! tests/udp.rs drives a panic of a worker and a socket that takes no more, tests/links.rs what one core hands to another.
+//! A host with too many addresses needs a DNS server: tests/names.rs has one.
 
 use std::{
-    net::{SocketAddr, UdpSocket},
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream, UdpSocket},
     path::Path,
     time::{Duration, Instant},
 };
@@ -22,8 +23,13 @@ use tidings::{
 
 const ROUTER: &str = "127.61.1.1:5060";
 const PBX: &str = "127.61.1.11:5060";
-const NOT_FROM_OUTSIDE: [&str; 3] =
-    [names::TURN_PANICS.name, names::SEND_BLOCKED.name, names::DNS_ADDRESSES_DROPPED.name];
+const NOT_FROM_OUTSIDE: [&str; 5] = [
+    names::TURN_PANICS.name,
+    names::SEND_BLOCKED.name,
+    names::DNS_ADDRESSES_DROPPED.name,
+    names::HANDED_OVER.name,
+    names::HAND_OVER_FULL.name,
+];
 
 const SETTINGS: &str = r#"
 [workers]
@@ -32,6 +38,14 @@ count = 1
 [[listen]]
 name = "sip"
 address = "127.61.1.1:5060"
+
+[[listen]]
+name = "stream"
+transport = "tcp"
+address = "127.61.1.1:5060"
+
+[connections]
+per_address = 2
 
 [tokens]
 keys = [{ id = 3, key = "00112233445566778899aabbccddeeff" }]
@@ -495,6 +509,30 @@ fn kernel_drops(house: &House) {
     }
 }
 
+/// One connection that pings and closes, one of which nobody reads, one too many.
+fn connections(house: &House) -> TcpStream {
+    let mut polite = TcpStream::connect(ROUTER).expect("it listens");
+    polite.write_all(b"\r\n\r\n").expect("sent");
+    polite.read_exact(&mut [0; 2]).expect("a pong");
+    let mut deaf = TcpStream::connect(ROUTER).expect("it listens");
+    let _third = TcpStream::connect(ROUTER).expect("the kernel takes it");
+    house.until(&names::CONNECTIONS_REFUSED, 1.0);
+    drop(polite);
+    house.until(&names::CONNECTIONS_CLOSED, 1.0);
+    let ask = format!(
+        "OPTIONS sip:{ROUTER} SIP/2.0\r\nVia: SIP/2.0/TCP 127.61.1.30;branch=z9hG4bKdeaf\r\nMax-Forwards: 70\r\n\
+         From: \"{}\" <sip:deaf@pbx.example>;tag=deaf\r\nTo: <sip:{ROUTER}>\r\nCall-ID: deaf\r\nCSeq: 1 OPTIONS\r\n\
+         Content-Length: 0\r\n\r\n",
+        "x".repeat(50_000)
+    );
+    let end = Instant::now() + Duration::from_secs(20);
+    while house.value(names::CONNECTION_QUEUED.name) == 0.0 {
+        assert!(Instant::now() < end, "nothing waits for who does not read");
+        deaf.write_all(ask.as_bytes()).expect("sent");
+    }
+    deaf
+}
+
 #[test]
 fn every_metric_moves_in_a_running_router() {
     let house = House::new();
@@ -512,6 +550,7 @@ fn every_metric_moves_in_a_running_router() {
     names_of_backends(&house);
     loop_lag(&house);
     kernel_drops(&house);
+    let _deaf = connections(&house);
     house.until(&names::PINS, 1.0);
     house.until(&names::CALLS, 1.0);
     house.until(&names::PROBES_UNDER_WAY, 1.0);
@@ -535,6 +574,9 @@ fn every_metric_moves_in_a_running_router() {
         r#"tidings_backend_probes_total{backend="lively",outcome="answered"}"#,
         r#"tidings_backend_noticed_total{backend="far",sign="icmp"}"#,
         r#"tidings_backend_undeliverable_total{backend="far"}"#,
+        r#"tidings_connections_refused_total{cause="address"}"#,
+        r#"tidings_connections_closed_total{reason="peer"}"#,
+        r#"tidings_connections{transport="tcp",role="accepted"}"#,
         r#"tidings_refused_total{cause="not_sip"}"#,
         r#"tidings_answers_total{code="489"}"#,
         r#"tidings_dns_lookups_total{outcome="answered"}"#,

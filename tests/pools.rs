@@ -602,7 +602,7 @@ fn rules_are_made_ready_for_the_path() {
 /// number of addresses, then among its addresses; one that refuses moves its own share only.
 #[test]
 fn a_backend_of_several_addresses_is_one_backend() {
-    let name = DnsName { host: "pbx.example.com".into(), port: None };
+    let name = DnsName { host: "pbx.example.com".into(), port: None, transport: UDP };
     let dns = Dns::default();
     let resolved = |priority, addr: &str, weight| Resolved { priority, addr: address(addr), weight };
     dns.put(
@@ -617,7 +617,7 @@ fn a_backend_of_several_addresses_is_one_backend() {
     );
     let mut mixed = pool("mixed", &["10.0.0.1:5060", "10.0.0.2:5060", "10.0.0.3:5060"]);
     (mixed.backends[1].addr, mixed.backends[1].host) = (Host::Name(name.clone()), name.host.clone());
-    let nobody = DnsName { host: "gone.example.com".into(), port: None };
+    let nobody = DnsName { host: "gone.example.com".into(), port: None, transport: UDP };
     mixed.backends.push(BackendSpec { addr: Host::Name(nobody), ..backend("gone", "10.0.0.4:5060") });
     let spec = TableSpec { pools: vec![mixed], ..table(Vec::new()) };
     let listeners = [listener("in", UDP, "10.0.0.254:5060", Side::Both)];

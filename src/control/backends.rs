@@ -82,7 +82,13 @@ impl Router {
         listed
     }
 
-    fn listed_backend(&self, pool: &Pool, named: &Named<'_>, addresses: Vec<String>, requests: u64) -> Listed {
+    fn listed_backend(
+        &self,
+        pool: &Pool,
+        named: &Named<'_>,
+        addresses: Vec<String>,
+        requests: u64,
+    ) -> Listed {
         let Named { state, admin, series, .. } = *named;
         let told = state.told();
         let responses = self.exporter.backend_responses_now(series);

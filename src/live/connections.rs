@@ -121,11 +121,18 @@ impl Connections {
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Notes what people want to see; by its core only.
-    pub fn note(&self, core: usize, slot: u32, heard_ms: u64, queued: usize) {
-        let Some(slot) = self.slot(core, slot) else { return };
-        slot.heard_s.store((heard_ms / 1000) as u32, Ordering::Relaxed);
-        slot.queued.store(u32::try_from(queued).unwrap_or(u32::MAX), Ordering::Relaxed);
+    /// Notes for people when bytes last came; by its core only.
+    pub fn note_heard(&self, core: usize, slot: u32, heard_ms: u64) {
+        if let Some(slot) = self.slot(core, slot) {
+            slot.heard_s.store((heard_ms / 1000) as u32, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes for people how much waits for the peer; by its core only.
+    pub fn note_queued(&self, core: usize, slot: u32, queued: usize) {
+        if let Some(slot) = self.slot(core, slot) {
+            slot.queued.store(u32::try_from(queued).unwrap_or(u32::MAX), Ordering::Relaxed);
+        }
     }
 
     /// Is this connection open? The id must be of this router and this boot.
@@ -229,7 +236,8 @@ mod tests {
         let all = Connections::new(2);
         all.open(1, 3_000, 1, about(1_000));
         all.open(0, 0, 9, about(2_000));
-        all.note(1, 3_000, 5_500, 77);
+        all.note_heard(1, 3_000, 5_500);
+        all.note_queued(1, 3_000, 77);
         all.close(0, 0, 9, at(2_500));
         let list = all.list(at(9_000));
         assert_eq!(list.len(), 1);

@@ -131,7 +131,7 @@ mod tests {
     #[test]
     fn another_order_is_no_change_and_names_that_left_are_forgotten() {
         let dns = Dns::default();
-        let name = DnsName { host: "pbx.example.com".into(), port: None };
+        let name = DnsName { host: "pbx.example.com".into(), port: None, transport: Transport::Udp };
         assert!(!dns.put(&name, Vec::new()), "nothing is what was known before");
         assert!(dns.put(&name, vec![at(2, 0), at(1, 10), at(1, 10)]));
         assert!(!dns.put(&name, vec![at(1, 10), at(2, 0)]));

@@ -199,7 +199,7 @@ metrics! {
     CONNECTION_SOURCES: Gauge Count "tidings_connection_sources" []
         "Addresses and prefixes whose connections are counted.";
     CONNECTION_QUEUED: Gauge Bytes "tidings_connection_queued_bytes" []
-        "Bytes that wait for peers to read, as of the last second or so.";
+        "Bytes that wait for peers to read.";
     CONNECTION_OUTPUT_LIMIT: Gauge Bytes "tidings_connection_output_limit_bytes" []
         "Most bytes that may wait for one peer; beyond it the connection is closed: reason output.";
     CONNECTIONS_OPENED: Counter Count "tidings_connections_opened_total" ["role"]

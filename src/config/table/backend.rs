@@ -196,7 +196,7 @@ fn uri_parts(uri: &str) -> Result<(String, Host, Transport), String> {
     };
     let Ok(ip) = host.parse::<IpAddr>() else {
         let host = host_name(host)?;
-        return Ok((host.clone(), Host::Name(DnsName { host, port }), transport));
+        return Ok((host.clone(), Host::Name(DnsName { host, port, transport }), transport));
     };
     if ip.is_unspecified() || ip.is_multicast() || ip == IpAddr::from([255, 255, 255, 255]) {
         return Err(format!("{ip} is not the address of one host"));
@@ -301,7 +301,6 @@ mod tests {
             ("sip:pbx..example.com", "host name"),
             ("sip:pbx.example.7", "host name"),
             ("sip:pbx*", "host name"),
-            ("sip:pbx.example.com;transport=tcp", "only udp"),
             ("sip:", "no host"),
             ("sip:;lr", "no host"),
             ("sip:1.2.3.4:", "no port"),

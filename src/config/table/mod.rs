@@ -157,6 +157,8 @@ pub struct DnsName {
     /// Lower case, as written otherwise.
     pub host: String,
     pub port: Option<u16>,
+    /// What its SRV records are asked for.
+    pub transport: Transport,
 }
 
 impl Host {

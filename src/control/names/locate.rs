@@ -18,7 +18,7 @@ use hickory_resolver::{
 use ipnet::IpNet;
 use tokio::task::JoinSet;
 
-use crate::{config::table::DnsName, live::Resolved, net::udp, wire::Transport};
+use crate::{config::table::DnsName, live::Resolved, net::udp};
 
 /// How to resolve, for all names.
 pub struct Locator {
@@ -81,19 +81,19 @@ const NEARLY_NONE: u32 = ONE / 64;
 
 impl Locator {
     /// Resolves a name, bounded by the timeout.
-    pub async fn locate(self: &Arc<Self>, name: &DnsName, transport: Transport) -> Result<Located, Fault> {
-        match tokio::time::timeout(self.timeout, self.ask(name, transport)).await {
+    pub async fn locate(self: &Arc<Self>, name: &DnsName) -> Result<Located, Fault> {
+        match tokio::time::timeout(self.timeout, self.ask(name)).await {
             Ok(located) => located,
             Err(_) => Err(Fault::Failed(format!("no answer within {:?}", self.timeout))),
         }
     }
 
-    async fn ask(self: &Arc<Self>, name: &DnsName, transport: Transport) -> Result<Located, Fault> {
+    async fn ask(self: &Arc<Self>, name: &DnsName) -> Result<Located, Fault> {
         let plain = |port| Target { host: name.host.clone(), port, priority: 0, weight: ONE };
         let (mut targets, ttl) = match name.port {
             Some(port) => (vec![plain(port)], Duration::MAX),
             None => {
-                let service = format!("_sip._{}.{}", transport.label(), name.host);
+                let service = format!("_sip._{}.{}", name.transport.label(), name.host);
                 let found = self.look_up(service, RecordType::SRV).await?;
                 match targets(&found.data) {
                     // The service is decidedly not available at this domain (RFC 2782).
@@ -101,7 +101,7 @@ impl Locator {
                         return Ok(Located { addresses: Vec::new(), ttl: found.ttl, dropped: 0 });
                     }
                     Some(targets) => (targets, found.ttl),
-                    None => (vec![plain(transport.default_port())], Duration::MAX),
+                    None => (vec![plain(name.transport.default_port())], Duration::MAX),
                 }
             }
         };

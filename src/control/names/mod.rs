@@ -34,7 +34,6 @@ use crate::{
     live::{self, Resolved},
     net,
     stats::{Process, ProcessCounter, ProcessGauge},
-    wire::Transport,
 };
 
 /// Resolutions under way at one time.
@@ -199,17 +198,22 @@ impl Names {
     /// All names, in order.
     pub fn status(&self) -> Vec<NameStatus> {
         let book = self.book.lock();
-        let address = |resolved: &Resolved| AddressStatus {
+        let address = |resolved: &Resolved, transport| AddressStatus {
             address: resolved.addr,
             priority: resolved.priority,
             weight: resolved.weight,
-            refuses: self.data.state(resolved.addr, Transport::Udp).is_down(),
+            refuses: self.data.state(resolved.addr, transport).is_down(),
         };
         book.names
             .iter()
             .map(|(name, entry)| NameStatus {
                 name: name.to_string(),
-                addresses: self.data.answer(name).iter().map(address).collect(),
+                addresses: self
+                    .data
+                    .answer(name)
+                    .iter()
+                    .map(|resolved| address(resolved, name.transport))
+                    .collect(),
                 answered_unix_s: entry.answered_unix_s,
                 error: entry.error.clone(),
             })
@@ -269,7 +273,7 @@ impl Names {
             let locator = self.locator.lock().clone();
             running.spawn(async move {
                 let located = match locator {
-                    Ok(locator) => locator.locate(&name, Transport::Udp).await,
+                    Ok(locator) => locator.locate(&name).await,
                     Err(why) => Err(Fault::Failed(why)),
                 };
                 (name, located)

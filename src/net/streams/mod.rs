@@ -279,6 +279,7 @@ impl Streams {
             return;
         }
         let outcome = connection.flush(&mut self.index, now.mono_ms);
+        self.ground.all.note_queued(self.ground.core.into(), slot, connection.queued());
         if matches!(connection.stage, Stage::Ending(_)) && connection.queued() == 0 {
             self.ending.push(slot);
         }
@@ -313,6 +314,7 @@ impl Streams {
             if connection.ready {
                 self.ready.push_back(slot);
             }
+            self.ground.all.note_heard(id.core.into(), slot, connection.heard_ms);
             match brought.end {
                 Some(Reason::Framing) => {
                     connection.stage = Stage::Ending(Reason::Framing);
@@ -380,7 +382,11 @@ impl Streams {
         let Some(connection) = self.held(slot) else { return };
         match outcome {
             Ok(()) if connection.queued() == 0 => {}
-            Ok(()) => self.rearm(slot),
+            Ok(()) => {
+                let queued = connection.queued();
+                self.ground.all.note_queued(self.ground.core.into(), slot, queued);
+                self.rearm(slot);
+            }
             Err(reason) => self.close(slot, reason, now),
         }
     }
@@ -434,8 +440,6 @@ impl Streams {
                 continue; // armed again for later
             }
             let (at, reason) = connection.due(&self.ground.limits);
-            let (heard, queued) = (connection.heard_ms, connection.queued());
-            self.ground.all.note(self.ground.core.into(), slot, heard, queued);
             if at <= now.mono_ms {
                 self.close(slot, reason, now);
             } else {
