@@ -12,9 +12,10 @@ fuzz_target!(|bytes: &[u8]| {
             assert_eq!(view.end_of_message() as usize, view.bytes.len());
             let mut at = view.header_start();
             for f in view.fields() {
-                assert!(f.line.start == at && f.name.start == at && f.name.end < f.value.start.max(f.line.end));
-                assert!(f.value.start <= f.value.end && f.value.end + 2 <= f.line.end);
-                at = f.line.end;
+                let (line, name, value) = (f.line(), f.name(), view.span_of(view.value_of(f)));
+                assert!(line.start == at && name.start == at && name.end < value.start.max(line.end));
+                assert!(value.start <= value.end && value.end + 2 <= line.end);
+                at = line.end;
             }
             let head = &view.bytes[..view.header_end() as usize];
             assert!(head.windows(2).all(|w| (w[0] == b'\r') == (w[1] == b'\n')), "a lone CR or LF passed");
