@@ -12,7 +12,7 @@ use std::{
 };
 
 use rig::{
-    Party,
+    Kamailio, Party,
     message::{Request, unique},
     scene::{Dialog, Layout, Scene, first_route, one_pbx, pool, rule},
     text, wait_for,
@@ -479,4 +479,55 @@ fn a_rule_may_ask_for_the_transport() {
     let udp = Party::bind("127.40.217.32:5060");
     udp.send(scene.phones(), Request::new("MESSAGE", "sip:1@example.com", &udp).text());
     udp.expect("SIP/2.0 488");
+}
+
+/// SPEC 8.1: a backend that is listed with TCP is asked over TCP.
+#[test]
+fn a_backend_over_tcp_is_probed_over_tcp() {
+    let probe = "probe = { interval = \"500ms\", timeout = \"300ms\", fall = 2, rise = 1 }";
+    let table = one_pbx(219).replace("probe = \"off\"", probe);
+    let kamailio = Kamailio::start_tcp("127.40.219.11:5060");
+    let scene = layout(219, "tcp", "tcp").start(&table);
+    let state = || {
+        let (_, body) = rig::http::get(scene.router.admin, "/api/v1/backends");
+        let list: serde_json::Value = serde_json::from_str(&body).expect("JSON");
+        (list[0]["state"].as_str().unwrap_or_default().to_owned(), list[0]["rtt_ms"].as_f64())
+    };
+    wait_for("an answer to a probe", PATIENCE, || state().1);
+    assert_eq!(state().0, "up");
+    drop(kamailio);
+    wait_for("it to be down", PATIENCE, || (state().0 == "down").then_some(()));
+    let phone = scene.phone();
+    phone.send(scene.phones(), Request::new("MESSAGE", "sip:1@example.com", &phone).text());
+    phone.expect("SIP/2.0 503");
+    let _kamailio = Kamailio::start_tcp("127.40.219.11:5060");
+    wait_for("it to be up", PATIENCE, || (state().0 == "up").then_some(()));
+}
+
+/// SPEC 9.8: an idle connection that has spoken costs at most 1 KiB of user memory.
+#[test]
+fn an_idle_connection_costs_less_than_1_kib() {
+    const EACH: usize = 6_000;
+    let more = "[connections]\nexempt = [\"127.0.0.0/8\"]\n";
+    let scene = layout(220, "tcp", "udp").more(more).start(&one_pbx(220));
+    let message = options(&scene);
+    let open = || -> Vec<TcpStream> {
+        let each = |_| {
+            let mut stream = connect(scene.phones());
+            // Half a message first, so that it has had a buffer of its own.
+            let (half, rest) = message.split_at(200);
+            stream.write_all(half.as_bytes()).expect("sent");
+            stream.write_all(rest.as_bytes()).expect("sent");
+            expect_answers(&mut stream, 1);
+            stream
+        };
+        (0..EACH).map(each).collect()
+    };
+    let _warm = open();
+    let before = scene.router.process.private_kib();
+    let _idle = open();
+    let cost = (scene.router.process.private_kib() - before) as f64 / EACH as f64;
+    assert_eq!(scene.router.metrics().sum("tidings_connections", &[("role", "accepted")]), 2.0 * EACH as f64);
+    assert!(cost <= 1.0, "{cost} KiB each");
+    eprintln!("{:.0} bytes each", cost * 1024.0);
 }
