@@ -142,8 +142,9 @@ const PATH: u8 = 2;
 /// The first characters that version and type leave to each type: most foreign texts are told by theirs.
 const FIRST: [&[u8; 4]; 4] = [b"QRST", b"UVWX", b"YZab", b"cdef"];
 
-/// Longest payload with its MAC, in bytes (a via token with a moved IPv6 flow on wildcard listeners), and a little more.
-const MAX: usize = 128;
+/// Longest payload with its MAC, in bytes (a via token of a PUBLISH with a moved IPv6 flow on wildcard listeners and an
+/// IPv6 address to call), and a little more.
+const MAX: usize = 160;
 const MAC: usize = 8;
 
 /// The keys: up to 16, the first signs, all verify (SPEC 3.1).
