@@ -1,16 +1,11 @@
-//! One connection: its socket, what has come of a message that is not complete, what waits to leave (SPEC 9.7, 9.8).
+//! One connection: its pipe, what has come of a message that is not complete, what waits to leave (SPEC 9.7, 9.8).
 //!
-//! It owns bytes only while a message is partly here or partly sent. What waits to leave begins where a message begins, so
+//! It owns bytes only while a message is partly here or partly sent. How they come and go is `pipe`'s. What waits to leave begins where a message begins, so
 //! that what a connection takes to its grave can be told message by message. `Streams` decides when it ends.
 
-use std::{
-    io::{self, Read, Write},
-    net::SocketAddr,
-};
+use std::{io, net::SocketAddr};
 
-use mio::net::TcpStream;
-
-use super::{Limits, Reason};
+use super::{Limits, Reason, pipe::Pipe};
 use crate::wire::{Frame, Framer, Index, Limits as WireLimits};
 
 /// What was sent of the output is taken away once it is so much.
@@ -29,7 +24,7 @@ pub enum Stage {
 }
 
 pub struct Connection {
-    pub socket: TcpStream,
+    pub pipe: Pipe,
     pub stage: Stage,
     pub listener: u8,
     /// We made it, to a backend.
@@ -80,15 +75,9 @@ pub enum Heard<'a> {
 }
 
 impl Connection {
-    pub fn new(
-        socket: TcpStream,
-        listener: u8,
-        dialed: bool,
-        ends: (SocketAddr, SocketAddr),
-        now_ms: u64,
-    ) -> Self {
+    pub fn new(pipe: Pipe, listener: u8, dialed: bool, ends: (SocketAddr, SocketAddr), now_ms: u64) -> Self {
         Connection {
-            socket,
+            pipe,
             stage: if dialed { Stage::Connecting } else { Stage::Open },
             listener,
             dialed,
@@ -126,12 +115,12 @@ impl Connection {
             brought.end = Some(Reason::Framing);
             return brought;
         }
-        let n = match self.socket.read(buffer) {
-            Ok(0) => {
+        let (n, more) = match self.pipe.read(buffer) {
+            Ok(taken) if taken.bytes == 0 => {
                 brought.end = Some(Reason::Peer);
                 return brought;
             }
-            Ok(n) => n,
+            Ok(taken) => (taken.bytes, taken.more),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.ready = false;
                 return brought;
@@ -142,8 +131,7 @@ impl Connection {
                 return brought;
             }
         };
-        // A short read has emptied the socket; of the peer's end behind it there will be an event, or there was.
-        self.ready = n == buffer.len() || self.hung_up;
+        self.ready = more || self.hung_up;
         self.heard_ms = now_ms;
         if matches!(self.stage, Stage::Ending(_)) {
             return brought;
@@ -219,7 +207,7 @@ impl Connection {
         }
         let mut sent = 0;
         while sent < bytes.len() {
-            match self.socket.write(&bytes[sent..]) {
+            match self.pipe.write(&bytes[sent..]) {
                 Ok(n) => sent += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -240,7 +228,7 @@ impl Connection {
     /// The peer takes more: sends what waits.
     pub fn flush(&mut self, index: &mut Index, now_ms: u64) -> Result<(), Reason> {
         while self.sent < self.output.len() {
-            match self.socket.write(&self.output[self.sent..]) {
+            match self.pipe.write(&self.output[self.sent..]) {
                 Ok(n) => {
                     self.sent += n;
                     self.stuck_ms = now_ms;
@@ -288,7 +276,7 @@ impl Connection {
         if !self.shut {
             self.shut = true;
             self.stuck_ms = now_ms;
-            return self.socket.shutdown(std::net::Shutdown::Write).is_ok();
+            return self.pipe.shut().is_ok();
         }
         true
     }

@@ -6,6 +6,7 @@
 //! `worker`.
 
 mod connection;
+mod pipe;
 mod wheel;
 
 use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -16,6 +17,7 @@ use mio::{Interest, Registry, Token, event::Event, net::TcpListener};
 pub use self::connection::{Heard, messages};
 use self::{
     connection::{Connection, Stage},
+    pipe::Pipe,
     wheel::Wheel,
 };
 use super::tcp;
@@ -188,7 +190,8 @@ impl Streams {
             }
             let patience = Duration::from_millis(self.ground.limits.output_ms);
             let opened = tcp::tune(&stream, patience).and_then(|()| stream.local_addr()).and_then(|local| {
-                let connection = Connection::new(stream, listener, false, (local, peer), now.mono_ms);
+                let connection =
+                    Connection::new(Pipe::plain(stream), listener, false, (local, peer), now.mono_ms);
                 self.open(connection, now)
             });
             match opened {
@@ -219,7 +222,7 @@ impl Streams {
         connection.generation = place.generation;
         let token = Token(self.first_token + slot as usize);
         let registered =
-            self.registry.register(&mut connection.socket, token, Interest::READABLE | Interest::WRITABLE);
+            self.registry.register(connection.pipe.socket(), token, Interest::READABLE | Interest::WRITABLE);
         if let Err(error) = registered {
             self.free.push_back((slot, now.mono_ms));
             return Err(error);
@@ -242,9 +245,9 @@ impl Streams {
         let slot = (event.token().0 - self.first_token) as u32;
         let Some(connection) = self.held(slot) else { return };
         if connection.stage == Stage::Connecting {
-            match connection.socket.take_error() {
+            match connection.pipe.socket().take_error() {
                 Ok(None) if event.is_writable() && !event.is_error() && !event.is_write_closed() => {
-                    if connection.socket.peer_addr().is_err() {
+                    if connection.pipe.socket().peer_addr().is_err() {
                         return;
                     }
                     connection.stage = Stage::Open;
@@ -398,7 +401,7 @@ impl Streams {
         let patience = Duration::from_millis(self.ground.limits.output_ms);
         let made = tcp::dial(local, to, patience).and_then(|socket| {
             let local = socket.local_addr().unwrap_or(local);
-            self.open(Connection::new(socket, listener, true, (local, to), now.mono_ms), now)
+            self.open(Connection::new(Pipe::plain(socket), listener, true, (local, to), now.mono_ms), now)
         });
         match made {
             Ok(slot) => {
