@@ -5,7 +5,7 @@
 
 use std::{io, net::SocketAddr};
 
-use super::{Limits, Reason, pipe::Pipe};
+use super::{Limits, Reason, pipe::Pipe, tls};
 use crate::wire::{Frame, Framer, Index, Limits as WireLimits};
 
 /// What was sent of the output is taken away once it is so much.
@@ -18,6 +18,8 @@ const FAREWELL_MS: u64 = 2_000;
 pub enum Stage {
     /// We have called, the peer has not answered.
     Connecting,
+    /// TLS is not there yet.
+    Handshake,
     Open,
     /// To be ended: what waits is sent, nothing is taken any more.
     Ending(Reason),
@@ -50,7 +52,7 @@ pub struct Connection {
     sent: usize,
     pub opened_ms: u64,
     pub heard_ms: u64,
-    /// When the incomplete message began.
+    /// When the incomplete message began, or the handshake.
     partial_ms: u64,
     /// When the peer last took anything, while output waits; when the end began.
     stuck_ms: u64,
@@ -76,9 +78,10 @@ pub enum Heard<'a> {
 
 impl Connection {
     pub fn new(pipe: Pipe, listener: u8, dialed: bool, ends: (SocketAddr, SocketAddr), now_ms: u64) -> Self {
+        let ready = if pipe.is_open() { Stage::Open } else { Stage::Handshake };
         Connection {
             pipe,
-            stage: if dialed { Stage::Connecting } else { Stage::Open },
+            stage: if dialed { Stage::Connecting } else { ready },
             listener,
             dialed,
             ready: false,
@@ -117,7 +120,9 @@ impl Connection {
         }
         let (n, more) = match self.pipe.read(buffer) {
             Ok(taken) if taken.bytes == 0 => {
-                brought.end = Some(Reason::Peer);
+                // TLS took what came, or it is the end.
+                self.ready = taken.more;
+                brought.end = (!taken.more).then_some(Reason::Peer);
                 return brought;
             }
             Ok(taken) => (taken.bytes, taken.more),
@@ -198,7 +203,7 @@ impl Connection {
     /// Sends whole messages, or keeps them until the peer takes more. `Err`: it cannot go on; they are kept all the same, to
     /// be told.
     pub fn send(&mut self, bytes: &[u8], limits: &Limits, now_ms: u64) -> Result<(), Reason> {
-        if !self.output.is_empty() || self.stage == Stage::Connecting {
+        if !self.output.is_empty() || matches!(self.stage, Stage::Connecting | Stage::Handshake) {
             if self.output.is_empty() {
                 self.stuck_ms = now_ms;
             }
@@ -225,8 +230,19 @@ impl Connection {
         Ok(())
     }
 
+    /// The handshake can begin, or messages can pass.
+    pub fn connected(&mut self, now_ms: u64) {
+        self.stage = if self.pipe.is_open() { Stage::Open } else { Stage::Handshake };
+        (self.partial_ms, self.stuck_ms) = (now_ms, now_ms);
+    }
+
     /// The peer takes more: sends what waits.
     pub fn flush(&mut self, index: &mut Index, now_ms: u64) -> Result<(), Reason> {
+        match self.pipe.flush() {
+            Ok(true) if self.pipe.is_open() => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(reason_of(&error)),
+        }
         while self.sent < self.output.len() {
             match self.pipe.write(&self.output[self.sent..]) {
                 Ok(n) => {
@@ -265,7 +281,12 @@ impl Connection {
         (std::mem::take(&mut self.output), std::mem::take(&mut self.sent))
     }
 
-    /// Bytes that wait for the peer.
+    /// Anything waits for the peer, if only TLS's own.
+    pub fn has_output(&self) -> bool {
+        self.queued() > 0 || self.pipe.wants_write()
+    }
+
+    /// Bytes of messages that wait for the peer.
     pub fn queued(&self) -> usize {
         self.output.len() - self.sent
     }
@@ -290,6 +311,7 @@ impl Connection {
         match self.stage {
             Stage::Connecting => return (self.opened_ms + limits.connect_ms, Reason::ConnectTime),
             Stage::Ending(reason) => return (self.stuck_ms + FAREWELL_MS, reason),
+            Stage::Handshake => return (self.partial_ms + limits.handshake_ms, Reason::HandshakeTime),
             Stage::Open => {}
         }
         let mut due = if self.spoken || self.dialed {
@@ -325,6 +347,9 @@ pub fn messages(output: &[u8], index: &mut Index, mut each: impl FnMut(std::ops:
 }
 
 fn reason_of(error: &io::Error) -> Reason {
+    if let Some(fault) = tls::fault_of(error) {
+        return Reason::Tls(fault);
+    }
     match error.kind() {
         io::ErrorKind::TimedOut => Reason::Lost,
         _ => Reason::Reset,

@@ -6,22 +6,31 @@
 //! `worker`.
 
 mod connection;
+mod handshakes;
 mod pipe;
+mod tls;
 mod wheel;
 
 use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use ahash::HashMap;
+use arc_swap::ArcSwap;
 use mio::{Interest, Registry, Token, event::Event, net::TcpListener};
 
-pub use self::connection::{Heard, messages};
+pub use self::{
+    connection::{Heard, messages},
+    tls::{Fault as TlsFault, fault_of as tls_fault_of},
+};
 use self::{
     connection::{Connection, Stage},
+    handshakes::Handshakes,
     pipe::Pipe,
+    tls::Session,
     wheel::Wheel,
 };
 use super::tcp;
 use crate::{
+    config::tls::{Credentials, name_of},
     forward::{Fault, Target},
     live::{About, Connections, Now, Sources, TooMany, connections::MOST_SLOTS},
     stats::{CoreStats, Counter},
@@ -50,6 +59,9 @@ pub struct Limits {
     pub message_ms: u64,
     pub output_ms: u64,
     pub connect_ms: u64,
+    /// For a TLS handshake, and how many this core may have under way.
+    pub handshake_ms: u64,
+    pub handshakes: usize,
 }
 
 /// Why a connection ended.
@@ -70,6 +82,10 @@ pub enum Reason {
     Framing,
     ConnectFailed,
     ConnectTime,
+    HandshakeTime,
+    /// Its handshake was the oldest of too many.
+    Handshakes,
+    Tls(tls::Fault),
 }
 
 impl Reason {
@@ -86,6 +102,9 @@ impl Reason {
             Reason::Framing => Counter::ClosedFraming,
             Reason::ConnectFailed => Counter::ClosedConnectFailed,
             Reason::ConnectTime => Counter::ClosedConnectTime,
+            Reason::HandshakeTime => Counter::ClosedHandshakeTime,
+            Reason::Handshakes => Counter::ClosedHandshakes,
+            Reason::Tls(_) => Counter::ClosedTls,
         }
     }
 }
@@ -117,7 +136,13 @@ pub struct Ground {
     pub all: Arc<Connections>,
     pub sources: Arc<Sources>,
     pub stats: Arc<CoreStats>,
+    /// By listener: has it TLS?
+    pub secure: Arc<[bool]>,
+    pub credentials: Arc<ArcSwap<Credentials>>,
 }
+
+/// The host that a backend's certificate must name, by its address, where the table knows one.
+pub type HostOf<'a> = &'a dyn Fn(SocketAddr) -> Option<&'a str>;
 
 pub struct Streams {
     ground: Ground,
@@ -133,6 +158,7 @@ pub struct Streams {
     failed: HashMap<(u8, SocketAddr), (u64, Fault)>,
     /// Slots that may have bytes.
     ready: VecDeque<u32>,
+    handshakes: Handshakes,
     /// Slots that are to end once what waits is sent.
     ending: Vec<u32>,
     casualties: VecDeque<Casualty>,
@@ -153,6 +179,7 @@ impl Streams {
             dialed: HashMap::default(),
             failed: HashMap::default(),
             ready: VecDeque::new(),
+            handshakes: Handshakes::default(),
             ending: Vec::new(),
             casualties: VecDeque::new(),
             wheel: Wheel::new(now.mono_ms),
@@ -190,12 +217,14 @@ impl Streams {
             }
             let patience = Duration::from_millis(self.ground.limits.output_ms);
             let opened = tcp::tune(&stream, patience).and_then(|()| stream.local_addr()).and_then(|local| {
-                let connection =
-                    Connection::new(Pipe::plain(stream), listener, false, (local, peer), now.mono_ms);
-                self.open(connection, now)
+                let pipe = self.accepted(stream, listener)?;
+                self.open(Connection::new(pipe, listener, false, (local, peer), now.mono_ms), now)
             });
             match opened {
-                Ok(_) => self.ground.stats.add(Counter::Accepted, 1),
+                Ok(slot) => {
+                    self.ground.stats.add(Counter::Accepted, 1);
+                    self.greet(slot, now);
+                }
                 // It has ended already.
                 Err(_) => self.ground.sources.give(peer.ip()),
             }
@@ -250,8 +279,9 @@ impl Streams {
                     if connection.pipe.socket().peer_addr().is_err() {
                         return;
                     }
-                    connection.stage = Stage::Open;
+                    connection.connected(now.mono_ms);
                     self.ground.stats.add(Counter::Dialed, 1);
+                    self.rearm(slot);
                 }
                 Ok(None) if !event.is_error() && !event.is_write_closed() => return,
                 outcome => {
@@ -278,7 +308,7 @@ impl Streams {
 
     fn flush(&mut self, slot: u32, now: Now) {
         let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { return };
-        if connection.queued() == 0 {
+        if !connection.has_output() {
             return;
         }
         let outcome = connection.flush(&mut self.index, now.mono_ms);
@@ -294,7 +324,7 @@ impl Streams {
 
     /// May any have bytes?
     pub fn is_ready(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.is_empty() || self.handshakes.is_waiting()
     }
 
     /// Reads from those that may have bytes, each once before any twice, up to a turn's share or until `enough` (asked of
@@ -303,10 +333,16 @@ impl Streams {
         if self.buffer.is_empty() {
             self.buffer = vec![0; READ];
         }
+        self.handshakes.turn(&mut self.ready);
         for _ in 0..READS {
             let Some(slot) = self.ready.pop_front() else { return };
             let id = self.id(slot);
             let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { continue };
+            let greeting = connection.stage == Stage::Handshake;
+            if greeting && !self.handshakes.may_step() {
+                self.handshakes.put_off(slot);
+                continue;
+            }
             let ends =
                 Ends { listener: connection.listener, local: connection.local, peer: connection.peer, id };
             let mut enough = false;
@@ -318,9 +354,18 @@ impl Streams {
                 self.ready.push_back(slot);
             }
             self.ground.all.note_heard(id.core.into(), slot, connection.heard_ms);
+            if greeting {
+                self.after_greeting(slot, now);
+            }
+            let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { continue };
             match brought.end {
-                Some(Reason::Framing) => {
-                    connection.stage = Stage::Ending(Reason::Framing);
+                // The peer is to read why.
+                Some(reason @ (Reason::Framing | Reason::Tls(_)))
+                    if !connection.dialed || reason == Reason::Framing =>
+                {
+                    self.leave_greeting(slot);
+                    let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { continue };
+                    connection.stage = Stage::Ending(reason);
                     self.ending.push(slot);
                 }
                 Some(reason) => self.close(slot, reason, now),
@@ -364,11 +409,11 @@ impl Streams {
     }
 
     /// Sends whole messages to a backend by its connection, which is made where there is none.
-    pub fn send_to(&mut self, target: Target, local: SocketAddr, bytes: &[u8], now: Now) {
+    pub fn send_to(&mut self, target: Target, local: SocketAddr, bytes: &[u8], host: HostOf<'_>, now: Now) {
         let Target::Connect { listener, to, .. } = target else { return };
         let slot = match self.dialed.get(&(listener, to)) {
             Some(&slot) => Ok(slot),
-            None => self.dial(listener, local, to, now),
+            None => self.dial(listener, local, to, host, now),
         };
         let lost = |why| Casualty { target, output: bytes.to_vec(), sent: 0, why };
         match slot {
@@ -394,14 +439,22 @@ impl Streams {
         }
     }
 
-    fn dial(&mut self, listener: u8, local: SocketAddr, to: SocketAddr, now: Now) -> Result<u32, Fault> {
+    fn dial(
+        &mut self,
+        listener: u8,
+        local: SocketAddr,
+        to: SocketAddr,
+        host: HostOf<'_>,
+        now: Now,
+    ) -> Result<u32, Fault> {
         if let Some((_, why)) = self.failed.get(&(listener, to)).filter(|(until, _)| now.mono_ms < *until) {
             return Err(*why);
         }
         let patience = Duration::from_millis(self.ground.limits.output_ms);
         let made = tcp::dial(local, to, patience).and_then(|socket| {
             let local = socket.local_addr().unwrap_or(local);
-            self.open(Connection::new(Pipe::plain(socket), listener, true, (local, to), now.mono_ms), now)
+            let pipe = self.calling(socket, listener, to, host)?;
+            self.open(Connection::new(pipe, listener, true, (local, to), now.mono_ms), now)
         });
         match made {
             Ok(slot) => {
@@ -488,10 +541,15 @@ impl Streams {
     /// `fault`: what whoever waits for what was not sent is told; by the reason where nothing is known.
     fn close_with(&mut self, slot: u32, reason: Reason, fault: Option<Fault>, now: Now) {
         let id = self.id(slot);
+        self.leave_greeting(slot);
         let Some(mut connection) = self.slots[slot as usize].held.take() else { return };
         let reason = if let Stage::Ending(why) = connection.stage { why } else { reason };
         self.ground.all.close(id.core.into(), slot, id.generation, now);
         self.ground.stats.add(reason.counter(), 1);
+        if let Reason::Tls(fault) = reason {
+            self.ground.stats.add(fault.counter(), 1);
+        }
+        connection.pipe.take_leave();
         self.free.push_back((slot, now.mono_ms));
         let listener = connection.listener;
         let target = if connection.dialed {
@@ -503,10 +561,11 @@ impl Streams {
         };
         let why = fault.unwrap_or(match reason {
             Reason::ConnectTime | Reason::Lost => Fault::Unreachable,
+            Reason::HandshakeTime | Reason::Tls(_) if connection.dialed => Fault::Unreachable,
             Reason::ConnectFailed | Reason::Reset if connection.dialed => Fault::Refused,
             _ => Fault::Closed,
         });
-        if connection.dialed && connection.stage == Stage::Connecting {
+        if connection.dialed && matches!(connection.stage, Stage::Connecting | Stage::Handshake) {
             self.failed.insert((listener, connection.peer), (now.mono_ms + PAUSE_MS, why));
         }
         let (output, sent) = connection.unsent();
