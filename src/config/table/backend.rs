@@ -252,12 +252,12 @@ fn transport(params: &str) -> Result<Option<Transport>, String> {
             "transport" => {
                 let lower = value.to_ascii_lowercase();
                 match Transport::ALL.into_iter().find(|known| known.label() == lower) {
-                    Some(known @ (Transport::Udp | Transport::Tcp | Transport::Tls)) => transport = Some(known),
+                    Some(known @ (Transport::Udp | Transport::Tcp | Transport::Tls)) => {
+                        transport = Some(known)
+                    }
                     Some(other) => {
                         let label = other.label();
-                        return Err(format!(
-                            "transport {label} is no backend's, only udp, tcp and tls are"
-                        ));
+                        return Err(format!("transport {label} is no backend's, only udp, tcp and tls are"));
                     }
                     None => return Err(format!("unknown transport {}", quoted(value))),
                 }
