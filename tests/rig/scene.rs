@@ -36,6 +36,8 @@ pub struct Layout {
     /// Transports of the phones and of the PBXs.
     pub column: Column,
     pub workers: usize,
+    /// The sections have a `[tls]` of their own.
+    pub own_tls: bool,
 }
 
 /// A column of the matrix: `udp`, `tcp` or `tls` of the phones and of the PBXs.
@@ -66,6 +68,7 @@ impl Layout {
             more: String::new(),
             column: COLUMN.get(),
             workers: 1,
+            own_tls: false,
         }
     }
 
@@ -76,7 +79,7 @@ impl Layout {
     }
 
     fn settings(&self) -> String {
-        let Layout { net, top, keys, router_id, phones, more, column, workers } = self;
+        let Layout { net, top, keys, router_id, phones, more, column, workers, .. } = self;
         let (clients, backends) = column;
         format!(
             "{top}\n[workers]\ncount = {workers}\npin = false\n\
@@ -93,7 +96,7 @@ impl Layout {
         // Listeners have the certificate of their addresses.
         let pki = TempDir::new("pki");
         let mut settings = self.settings();
-        if [self.column.0, self.column.1].contains(&"tls") {
+        if !self.own_tls && [self.column.0, self.column.1].contains(&"tls") {
             settings +=
                 &certificates(&pki, &[&format!("127.40.{}.1", self.net), &format!("127.40.{}.2", self.net)]);
         }
