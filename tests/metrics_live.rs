@@ -633,7 +633,7 @@ fn every_metric_moves_in_a_running_router() {
         r#"tidings_connections_closed_total{reason="peer"}"#,
         r#"tidings_connections{transport="tcp",role="accepted"}"#,
         r#"tidings_tls_handshakes_total{role="accepted"}"#,
-        r#"tidings_tls_errors_total{cause="refused"}"#,
+        r#"tidings_tls_errors_total{cause="alert"}"#,
         r#"tidings_certificate_loads_total{outcome="loaded"}"#,
         r#"tidings_refused_total{cause="not_sip"}"#,
         r#"tidings_answers_total{code="489"}"#,
