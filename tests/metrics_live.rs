@@ -7,7 +7,6 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream, UdpSocket},
-    path::Path,
     time::{Duration, Instant},
 };
 
