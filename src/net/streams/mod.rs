@@ -8,6 +8,7 @@
 mod connection;
 mod handshakes;
 mod pipe;
+mod reading;
 mod tls;
 mod wheel;
 
@@ -299,7 +300,7 @@ impl Streams {
             && (!connection.ready || connection.broken)
         {
             connection.ready = true;
-            self.ready.push_back(slot);
+            self.queue(slot);
         }
         if event.is_writable() {
             self.flush(slot, now);
@@ -324,72 +325,7 @@ impl Streams {
 
     /// May any have bytes?
     pub fn is_ready(&self) -> bool {
-        !self.ready.is_empty() || self.handshakes.is_waiting()
-    }
-
-    /// Reads from those that may have bytes, each once before any twice, up to a turn's share or until `enough` (asked of
-    /// what `hear` collects). Each message is told with the connection's listener, ends and id.
-    pub fn read(&mut self, now: Now, hear: &mut dyn FnMut(&Ends, Heard<'_>) -> bool) {
-        if self.buffer.is_empty() {
-            self.buffer = vec![0; READ];
-        }
-        self.handshakes.turn(&mut self.ready);
-        for _ in 0..READS {
-            let Some(slot) = self.ready.pop_front() else { return };
-            let id = self.id(slot);
-            let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { continue };
-            let greeting = connection.stage == Stage::Handshake;
-            if greeting && !self.handshakes.may_step() {
-                self.handshakes.put_off(slot);
-                continue;
-            }
-            let ends =
-                Ends { listener: connection.listener, local: connection.local, peer: connection.peer, id };
-            let mut enough = false;
-            let (index, limits) = (&mut self.index, &self.ground.wire);
-            let brought = connection.read(&mut self.buffer, index, limits, now.mono_ms, &mut |heard| {
-                enough |= hear(&ends, heard);
-            });
-            if connection.ready {
-                self.ready.push_back(slot);
-            }
-            self.ground.all.note_heard(id.core.into(), slot, connection.heard_ms);
-            if greeting {
-                self.after_greeting(slot, now);
-            }
-            let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { continue };
-            match brought.end {
-                // The peer is to read why.
-                Some(reason @ (Reason::Framing | Reason::Tls(_)))
-                    if !connection.dialed || reason == Reason::Framing =>
-                {
-                    self.leave_greeting(slot);
-                    let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { continue };
-                    connection.stage = Stage::Ending(reason);
-                    self.ending.push(slot);
-                }
-                Some(reason) => self.close(slot, reason, now),
-                None if brought.pings > 0 => self.pong(slot, brought.pings, now),
-                None => self.rearm(slot),
-            }
-            if enough {
-                return;
-            }
-        }
-    }
-
-    fn pong(&mut self, slot: u32, pings: usize, now: Now) {
-        let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { return };
-        // Who does not read what we say needs no pongs on top of it.
-        if connection.queued() == 0 {
-            self.ground.stats.add(Counter::Pongs, pings as u64);
-            for _ in 0..pings.min(16) {
-                if let Err(reason) = connection.send(b"\r\n", &self.ground.limits, now.mono_ms) {
-                    return self.close(slot, reason, now);
-                }
-            }
-        }
-        self.rearm(slot);
+        !self.ready.is_empty() || !self.handshakes.ready.is_empty()
     }
 
     /// Sends whole messages by an open connection of this core. What fails becomes a casualty.
