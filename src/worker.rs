@@ -12,6 +12,7 @@ mod link;
 
 use std::{
     io,
+    net::SocketAddr,
     os::fd::{AsFd, AsRawFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -37,6 +38,7 @@ use crate::{
     },
     route::Table,
     stats::{CoreStats, Counter, Gauge},
+    wire::Transport,
 };
 
 /// Batches that one socket may bring in one turn, before the others have theirs.
@@ -60,6 +62,11 @@ pub trait Step: Send + 'static {
     type Table: Send + Sync + 'static;
 
     fn step(&mut self, now: Now, table: &Self::Table, input: Input<'_>, out: &mut Outbox);
+
+    /// The host that the certificate of the backend at this address must name, where the table knows one (RFC 5922).
+    fn host_of(_table: &Self::Table, _to: SocketAddr) -> Option<&str> {
+        None
+    }
 }
 
 impl Step for Core {
@@ -67,6 +74,11 @@ impl Step for Core {
 
     fn step(&mut self, now: Now, table: &Table, input: Input<'_>, out: &mut Outbox) {
         Core::step(self, now, table, input, out);
+    }
+
+    fn host_of(table: &Table, to: SocketAddr) -> Option<&str> {
+        let at = table.pools.by_address(to, Transport::Tls)?;
+        std::str::from_utf8(&table.pools.backend(at).host).ok()
     }
 }
 

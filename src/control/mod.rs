@@ -4,6 +4,7 @@
 //! `cli::run` and `cli::demo` drive it; `admin` serves what `Router` shows. Nothing here touches a message.
 
 pub mod backends;
+mod certificates;
 pub mod connections;
 mod health;
 pub mod names;
@@ -28,7 +29,7 @@ use mio::net::TcpListener;
 use parking_lot::Mutex;
 
 pub use self::tables::{Failure, Loaded, Refusal, Status, TableSource, Tables};
-use self::{names::Names, state_dir::StateDir, tables::Ground};
+use self::{certificates::Certificates, names::Names, state_dir::StateDir, tables::Ground};
 use crate::{
     config::{Settings, table::DnsName},
     forward::{Core, Setup, Shared},
@@ -76,6 +77,7 @@ pub struct Router {
     shared: Arc<Shared>,
     sources: Arc<Sources>,
     tables: Arc<Tables>,
+    certificates: Arc<Certificates>,
     exporter: Exporter,
     process: Arc<Process>,
     workers: Mutex<Vec<Worker>>,
@@ -108,6 +110,8 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     let (files, most) = open_files(&settings)?;
     let series = Arc::new(SeriesRegistry::new(settings.limits.series));
     let process = Arc::new(Process::default());
+    let certificates = Certificates::start(&settings, process.clone()).map_err(StartError::Refused)?;
+    let certificates = Arc::new(certificates);
     let registry = Registry::default();
     if let Some(dir) = &state_dir {
         registry.remember(dir.restarts()?);
@@ -125,6 +129,7 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     let stats: Vec<_> = (0..count).map(|_| Arc::new(CoreStats::with_bound(series.bound()))).collect();
     let sources = Arc::new(Sources::new(source_limits(&settings, most)));
     let inboxes: Arc<[Inbox]> = (0..count).map(|_| Inbox::default()).collect();
+    let secure: Arc<[bool]> = settings.listen.iter().map(|listen| listen.transport.is_secure()).collect();
     let addresses: Vec<_> = settings.listen.iter().map(|listen| listen.address).collect();
     let mut workers = Vec::with_capacity(count);
     for (index, stats) in stats.iter().enumerate() {
@@ -139,11 +144,13 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
                     router: setup.router,
                     boot,
                     core: index as u8,
-                    limits: stream_limits(&settings),
+                    limits: stream_limits(&settings, count),
                     wire: settings.limits.wire,
                     all: shared.connections.clone(),
                     sources: sources.clone(),
                     stats: stats.clone(),
+                    secure: secure.clone(),
+                    credentials: certificates.current().clone(),
                 },
                 inboxes: inboxes.clone(),
             }),
@@ -160,6 +167,7 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
         shared,
         sources,
         tables,
+        certificates,
         exporter,
         process,
         workers: Mutex::new(workers),
@@ -169,6 +177,7 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     let router = Arc::new(router);
     runtime.spawn(chores(router.clone(), state_dir));
     runtime.spawn(watch::watch(router.clone()));
+    runtime.spawn(certificates::watch(router.clone()));
     runtime.spawn(health::watch(router.clone(), u64::from_le_bytes(state_dir::random()?)));
     runtime.spawn(follow_names(router.clone()));
     Ok(Running { router, runtime })
@@ -220,14 +229,28 @@ impl Router {
         self.settings.listen.iter().map(|listen| listen.address)
     }
 
-    /// Reads the table's file again.
-    pub async fn reload(&self) -> Result<Loaded, Refusal> {
-        self.take_up(self.tables.reload().await)
+    fn certificates(&self) -> &Arc<Certificates> {
+        &self.certificates
     }
 
-    /// Takes a table that came from `name`.
+    /// Reads the table's file again, and the certificates. A fault of one does not hold the other up.
+    pub async fn reload(&self) -> Result<Loaded, Refusal> {
+        let certificates = self.reload_certificates().await;
+        let table = self.take_up(self.tables.reload().await);
+        certificates.and(table)
+    }
+
+    /// Takes a table that came from `name`, and reads the certificates again.
     pub async fn put(&self, name: &str, text: String) -> Result<Loaded, Refusal> {
+        // What is wrong with them is logged: it is no fault of this table.
+        let _ = self.reload_certificates().await;
         self.take_up(self.tables.put(name, text).await)
+    }
+
+    async fn reload_certificates(&self) -> Result<(), Refusal> {
+        let of = self.certificates.clone();
+        // A panic in it is a bug, and leaves them as they are.
+        tokio::task::spawn_blocking(move || of.reload()).await.unwrap_or(Ok(())).map_err(Refusal::Failed)
     }
 
     pub async fn rollback(&self) -> Result<Loaded, Refusal> {
@@ -319,6 +342,7 @@ impl Router {
             (ProcessGauge::PerAddressLimit, self.sources.limits().per_address as usize),
             (ProcessGauge::PerPrefixLimit, self.sources.limits().per_prefix as usize),
             (ProcessGauge::AcceptsLimit, self.sources.limits().accepts_per_second as usize),
+            (ProcessGauge::HandshakesLimit, self.settings.connections.handshakes),
             (ProcessGauge::OutputLimit, self.settings.connections.output),
             (ProcessGauge::OpenFilesLimit, usize::try_from(files).unwrap_or(usize::MAX)),
             (ProcessGauge::LimitMessage, limits.wire.message),
@@ -445,7 +469,7 @@ fn source_limits(settings: &Settings, most: usize) -> SourceLimits {
     }
 }
 
-fn stream_limits(settings: &Settings) -> streams::Limits {
+fn stream_limits(settings: &Settings, cores: usize) -> streams::Limits {
     let of = &settings.connections;
     let ms = |time: Duration| time.as_millis() as u64;
     streams::Limits {
@@ -455,6 +479,8 @@ fn stream_limits(settings: &Settings) -> streams::Limits {
         message_ms: ms(of.message_time),
         output_ms: ms(of.output_time),
         connect_ms: ms(of.connect_time),
+        handshake_ms: ms(of.handshake_time),
+        handshakes: of.handshakes.div_ceil(cores),
     }
 }
 

@@ -4,7 +4,7 @@
 use super::{
     Proxy, Turn,
     io::{Outbox, Target},
-    setup::{Listener, Reader, Setup},
+    setup::{Listener, Reader, Setup, behind_scheme},
     signs,
     write::{by_flow, state_length},
 };
@@ -162,7 +162,7 @@ impl Proxy {
                 continue;
             }
             let user = || {
-                let start = item.value.strip_prefix(b"<sip:")?;
+                let start = behind_scheme(item.value)?;
                 memchr::memchr(b'@', start).map(|at| &start[..at])
             };
             let Some(user) = exact.or_else(user) else { continue };
@@ -181,9 +181,14 @@ impl Proxy {
                     route.uri
                 }
             };
+            // What was asked for by sips stays so, unless its receiver cannot come back that way.
+            let scheme: &[u8] = match item.value.starts_with(b"<sips:") && leaving.transport.is_secure() {
+                true => b"sips:",
+                false => b"sip:",
+            };
             let end = &self.text[..self.text.len() - 1];
             self.edits.replace_with(view.span_of(uri), |t| {
-                t.extend_from_slice(b"sip:");
+                t.extend_from_slice(scheme);
                 t.extend_from_slice(user);
                 t.extend_from_slice(end);
             });

@@ -213,6 +213,7 @@ impl Exporter {
             }
         }
         gauge(recorder, &names::PINS, &[], self.sum(|core| core.gauge(Gauge::Pins)));
+        gauge(recorder, &names::HANDSHAKES, &[], self.sum(|core| core.gauge(Gauge::Handshakes)));
         gauge(recorder, &names::PINS_LIMIT, &[], self.sum(|core| core.gauge(Gauge::PinsMax)));
         for (worker, core) in self.cores.iter().enumerate() {
             let worker = worker.to_string();

@@ -98,6 +98,21 @@ numbers! {
         ClosedFraming => CONNECTIONS_CLOSED "framing";
         ClosedConnectFailed => CONNECTIONS_CLOSED "connect_failed";
         ClosedConnectTime => CONNECTIONS_CLOSED "connect_time";
+        ClosedHandshakeTime => CONNECTIONS_CLOSED "handshake_time";
+        /// It had to make room for other handshakes.
+        ClosedHandshakes => CONNECTIONS_CLOSED "handshakes";
+        ClosedTls => CONNECTIONS_CLOSED "tls";
+        Handshakes => TLS_HANDSHAKES "accepted";
+        HandshakesDialed => TLS_HANDSHAKES "dialed";
+        TlsBadRecord => TLS_ERRORS "bad_record";
+        TlsNothingShared => TLS_ERRORS "nothing_shared";
+        TlsNoCertificate => TLS_ERRORS "no_certificate";
+        TlsUnknownCa => TLS_ERRORS "unknown_ca";
+        TlsBadCertificate => TLS_ERRORS "bad_certificate";
+        TlsWrongName => TLS_ERRORS "wrong_name";
+        TlsRefused => TLS_ERRORS "refused";
+        TlsAlert => TLS_ERRORS "alert";
+        TlsOther => TLS_ERRORS "other";
         Pongs => PONGS;
         HandedOver => HANDED_OVER;
         HandOverFull => HAND_OVER_FULL;
@@ -116,10 +131,13 @@ pub enum Gauge {
     TableVersion,
     /// SO_RCVBUF as the kernel granted it.
     ReceiveBuffer,
+    /// TLS handshakes under way with those who called.
+    Handshakes,
 }
 
 impl Gauge {
-    pub const ALL: [Gauge; 4] = [Gauge::Pins, Gauge::PinsMax, Gauge::TableVersion, Gauge::ReceiveBuffer];
+    pub const ALL: [Gauge; 5] =
+        [Gauge::Pins, Gauge::PinsMax, Gauge::TableVersion, Gauge::ReceiveBuffer, Gauge::Handshakes];
 }
 
 /// Request or response, for `tidings_messages_total`.

@@ -208,6 +208,18 @@ metrics! {
         "Stream connections that ended, by why.";
     CONNECTIONS_REFUSED: Counter Count "tidings_connections_refused_total" ["cause"]
         "Connections that were not taken.";
+    HANDSHAKES: Gauge Count "tidings_tls_handshakes_under_way" []
+        "TLS handshakes under way with peers that called.";
+    HANDSHAKES_LIMIT: Gauge Count "tidings_tls_handshakes_limit" []
+        "Most TLS handshakes under way; beyond it the oldest is closed: reason handshakes.";
+    TLS_HANDSHAKES: Counter Count "tidings_tls_handshakes_total" ["role"]
+        "TLS handshakes that were completed.";
+    TLS_ERRORS: Counter Count "tidings_tls_errors_total" ["cause"]
+        "TLS connections that failed, in the handshake or later.";
+    CERTIFICATE_LOADS: Counter Count "tidings_certificate_loads_total" ["outcome"]
+        "Times that certificates and keys were read again: loaded, refused.";
+    CERTIFICATE_EXPIRY: Gauge Seconds "tidings_certificate_expiry_timestamp_seconds" []
+        "When the first of the certificates in use expires, in seconds since 1970; 0 where there are none.";
     PONGS: Counter Count "tidings_pongs_total" []
         "Keep-alives on streams that were answered.";
     HANDED_OVER: Counter Count "tidings_handed_over_total" []

@@ -35,6 +35,8 @@ numbers! {
         ConnectionQueued => CONNECTION_QUEUED;
         OutputLimit => CONNECTION_OUTPUT_LIMIT;
         OpenFilesLimit => OPEN_FILES_LIMIT;
+        HandshakesLimit => HANDSHAKES_LIMIT;
+        CertificateExpiry => CERTIFICATE_EXPIRY;
         LimitMessage => LIMIT_MESSAGE;
         LimitHeaderLines => LIMIT_HEADER_LINES;
         LimitStartLine => LIMIT_START_LINE;
@@ -67,6 +69,8 @@ numbers! {
         DnsFailed => DNS_LOOKUPS "failed";
         /// Addresses, but none that may be a backend's.
         DnsRefused => DNS_LOOKUPS "refused";
+        CertificatesLoaded => CERTIFICATE_LOADS "loaded";
+        CertificatesRefused => CERTIFICATE_LOADS "refused";
         DnsChanges => DNS_CHANGES;
         DnsDropped => DNS_ADDRESSES_DROPPED;
     }

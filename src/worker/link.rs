@@ -17,7 +17,7 @@ use crate::{
     live::Now,
     net::{
         inbox::{Batch, Inbox},
-        streams::{Ground, Heard, Streams, messages},
+        streams::{Ground, Heard, HostOf, Streams, messages},
         sys,
     },
     stats::Counter,
@@ -106,14 +106,14 @@ impl Link {
     }
 
     /// Sends by a connection of this core's, or hands over to the core that has it.
-    pub fn send(&mut self, target: Target, bytes: &[u8], now: Now) -> Sent {
+    pub fn send(&mut self, target: Target, bytes: &[u8], host: HostOf<'_>, now: Now) -> Sent {
         let core = match target {
             Target::Stream { id, .. } => usize::from(id.core),
             Target::Connect { to, .. } => owner(to, self.inboxes.len()),
             Target::Datagram { .. } => return Sent::Refused,
         };
         if core == usize::from(self.core) {
-            self.send_here(target, bytes, now);
+            self.send_here(target, bytes, host, now);
             return Sent::Here;
         }
         match self.inboxes.get(core) {
@@ -122,7 +122,7 @@ impl Link {
         }
     }
 
-    fn send_here(&mut self, target: Target, bytes: &[u8], now: Now) {
+    fn send_here(&mut self, target: Target, bytes: &[u8], host: HostOf<'_>, now: Now) {
         match target {
             Target::Stream { id, .. } => self.streams.send(target, id, bytes, now),
             Target::Connect { listener, from, .. } => {
@@ -130,18 +130,18 @@ impl Link {
                 if let Some(ip) = from {
                     local.set_ip(ip);
                 }
-                self.streams.send_to(target, local, bytes, now);
+                self.streams.send_to(target, local, bytes, host, now);
             }
             Target::Datagram { .. } => {}
         }
     }
 
     /// Sends what other cores left for us.
-    fn empty_inbox(&mut self, now: Now) {
+    fn empty_inbox(&mut self, host: HostOf<'_>, now: Now) {
         let mut batch = std::mem::take(&mut self.batch);
         self.inboxes[usize::from(self.core)].take(&mut batch);
         for (target, range) in batch.items.drain(..) {
-            self.send_here(target, &batch.bytes[range], now);
+            self.send_here(target, &batch.bytes[range], host, now);
         }
         self.batch = batch;
     }
@@ -168,7 +168,8 @@ impl<S: Step> Lane<S> {
     /// A turn's share of the streams.
     pub(super) fn turn_streams(&mut self) {
         let Some(link) = &mut self.link else { return };
-        link.empty_inbox(self.now);
+        let table = &self.table;
+        link.empty_inbox(&|to| S::host_of(table, to), self.now);
         link.accept(self.now);
         self.read_streams();
         self.flush();
@@ -205,8 +206,9 @@ impl<S: Step> Lane<S> {
     /// Sends one message of the outbox that goes by a stream.
     pub(super) fn send_by_stream(&mut self, message: usize) {
         let (target, range) = self.outbox.messages[message].clone();
+        let table = &self.table;
         let sent = match &mut self.link {
-            Some(link) => link.send(target, &self.outbox.bytes[range], self.now),
+            Some(link) => link.send(target, &self.outbox.bytes[range], &|to| S::host_of(table, to), self.now),
             None => Sent::Refused,
         };
         match sent {
