@@ -275,6 +275,7 @@ impl Router {
         process.set(ProcessGauge::Flows, self.shared.flows.len() as u64);
         process.set(ProcessGauge::MovedFlows, self.shared.moved.len() as u64);
         process.set(ProcessGauge::UnreachableFlows, self.shared.unreachable.len() as u64);
+        process.set(ProcessGauge::Users, self.shared.users.len() as u64);
         process.set(ProcessGauge::Calls, self.shared.calls.len() as u64);
         process.set(ProcessGauge::Ready, self.is_ready().into());
         self.tables.names().publish();
@@ -314,6 +315,9 @@ impl Router {
             (ProcessGauge::FlowsLimit, limits.flows),
             (ProcessGauge::MovedFlowsLimit, limits.moved_flows),
             (ProcessGauge::UnreachableFlowsLimit, limits.unreachable),
+            (ProcessGauge::UsersLimit, limits.users),
+            (ProcessGauge::UsersEachLimit, limits.users_per_connection),
+            (ProcessGauge::NewsLimit, limits.news),
             (ProcessGauge::CallsLimit, self.shared.calls.capacity()),
             (ProcessGauge::ConnectionsLimit, self.sources.limits().most),
             (ProcessGauge::PerAddressLimit, self.sources.limits().per_address as usize),
@@ -473,6 +477,7 @@ async fn chores(router: Arc<Router>, state_dir: Option<StateDir>) {
             router.shared.flows.sweep(now);
             router.shared.moved.sweep(now);
             router.shared.calls.sweep(now);
+            router.shared.users.sweep(now);
             said.lock().look(&router.tables.current().load().pools, now);
             router.sources.sweep(now);
             router.exporter.sweep(now.unix_s);

@@ -64,6 +64,8 @@ pub struct Confirmed {
     pub added: u32,
     pub refreshed: u32,
     pub removed: u32,
+    /// `*`: all contacts of the AOR have ended.
+    pub all: bool,
     /// Contacts that another AOR's live flow took between the REGISTER and its 2xx.
     pub conflicts: u32,
     pub dropped_oldest: u32,
@@ -207,6 +209,7 @@ impl Flows {
         };
         let home = self.aor_key(&note.aor);
         if note.all {
+            confirmed.all = true;
             confirmed.removed += self.remove_all(home, &note, now);
         }
         for contact in note.contacts {

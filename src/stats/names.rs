@@ -134,6 +134,18 @@ metrics! {
         "Moves of a client to another flow within a dialog.";
     MOVED_FLOWS_DROPPED: Counter Count "tidings_moved_flows_dropped_total" []
         "Moved flows that had to make room.";
+    CONNECTION_USERS: Gauge Count "tidings_connection_users" []
+        "Users that are remembered of stream connections, each counted once for each connection.";
+    CONNECTION_USERS_LIMIT: Gauge Count "tidings_connection_users_limit" []
+        "Room for users of stream connections.";
+    CONNECTION_USERS_EACH_LIMIT: Gauge Count "tidings_connection_users_each_limit" []
+        "Room for users of one connection.";
+    CONNECTION_USERS_DROPPED: Counter Count "tidings_connection_users_dropped_total" []
+        "Requests of users for whom there was no room.";
+    NEWS_LIMIT: Gauge Count "tidings_news_limit" []
+        "Room for ended connections, and for answers to requests of our own, between the workers and control.";
+    NEWS_DROPPED: Counter Count "tidings_news_dropped_total" []
+        "Ended connections and answers to requests of our own for which there was no room.";
     UNREACHABLE_FLOWS: Gauge Count "tidings_unreachable_flows" []
         "Client flows closed by an ICMP error until they speak again.";
     UNREACHABLE_FLOWS_LIMIT: Gauge Count "tidings_unreachable_flows_limit" []

@@ -17,6 +17,10 @@ numbers! {
         FlowsLimit => FLOWS_LIMIT;
         MovedFlows => MOVED_FLOWS;
         MovedFlowsLimit => MOVED_FLOWS_LIMIT;
+        Users => CONNECTION_USERS;
+        UsersLimit => CONNECTION_USERS_LIMIT;
+        UsersEachLimit => CONNECTION_USERS_EACH_LIMIT;
+        NewsLimit => NEWS_LIMIT;
         UnreachableFlows => UNREACHABLE_FLOWS;
         UnreachableFlowsLimit => UNREACHABLE_FLOWS_LIMIT;
         Departed => DEPARTED;

@@ -224,6 +224,9 @@ impl<S: Step> Lane<S> {
     pub(super) fn bury(&mut self) -> bool {
         let Some(link) = &mut self.link else { return false };
         link.streams.settle(self.now);
+        while let Some(closed) = link.streams.closed() {
+            self.core.step(self.now, &self.table, Input::Closed(closed), &mut self.outbox);
+        }
         let mut any = false;
         while let Some(casualty) = link.streams.casualty() {
             any = true;

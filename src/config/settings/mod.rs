@@ -120,6 +120,13 @@ pub struct Limits {
     pub moved_flows: usize,
     /// Flows that an ICMP error has closed.
     pub unreachable: usize,
+    /// Users of stream connections that are remembered (SPEC 9.9): in all, of one connection.
+    pub users: usize,
+    pub users_per_connection: usize,
+    /// Ended connections, and answers to requests of our own, that wait for control.
+    pub news: usize,
+    /// Requests of our own that wait for their answer.
+    pub own_requests: usize,
     /// Addresses of backends that left the table or their name, still believed (SPEC 1.1).
     pub departed: usize,
     /// Metric series each of rules, backends and packages, beyond which all is `other`.
@@ -264,6 +271,10 @@ impl Default for Limits {
             flows: 100_000,
             moved_flows: 100_000,
             unreachable: 10_000,
+            users: 100_000,
+            users_per_connection: 16,
+            news: 16_384,
+            own_requests: 1_000,
             departed: 10_000,
             series: 1_000,
         }

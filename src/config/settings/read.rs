@@ -36,7 +36,7 @@ const SECTIONS: [&str; 16] = [
 ];
 const LISTEN: [&str; 5] = ["name", "transport", "address", "side", "advertise"];
 const HEALTH: [&str; 5] = ["probes", "silence", "busy_sources", "busy_window", "longest_pause"];
-const LIMITS: [&str; 10] = [
+const LIMITS: [&str; 14] = [
     "message",
     "header_lines",
     "start_line",
@@ -45,6 +45,10 @@ const LIMITS: [&str; 10] = [
     "flows",
     "moved_flows",
     "unreachable",
+    "users",
+    "users_per_connection",
+    "news",
+    "own_requests",
     "departed",
     "series",
 ];
@@ -395,6 +399,10 @@ fn limits(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Limits) {
             "flows" => (&mut out.flows, 1..=1 << 28),
             "moved_flows" => (&mut out.moved_flows, 1..=1 << 28),
             "unreachable" => (&mut out.unreachable, 1..=1 << 28),
+            "users" => (&mut out.users, 1..=1 << 26),
+            "users_per_connection" => (&mut out.users_per_connection, 1..=1 << 16),
+            "news" => (&mut out.news, 16..=1 << 20),
+            "own_requests" => (&mut out.own_requests, 1..=1 << 20),
             "departed" => (&mut out.departed, 1..=1 << 20),
             "series" => (&mut out.series, 1..=1 << 20),
             _ => {
