@@ -62,9 +62,11 @@ impl Proxy {
         let expected = match token.bound {
             Bound::Backend => from.is_backend(),
             // Whom we called by a connection answers by it.
-            Bound::Client(hash) if token.own => [flow, arrived.datagram(turn.arrival.local, turn.arrival.peer)]
-                .iter()
-                .any(|flow| flow_hash(flow) == hash),
+            Bound::Client(hash) if token.own => {
+                [flow, arrived.datagram(turn.arrival.local, turn.arrival.peer)]
+                    .iter()
+                    .any(|flow| flow_hash(flow) == hash)
+            }
             Bound::Client(hash) => hash == flow_hash(&flow),
         };
         if !expected {

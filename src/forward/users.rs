@@ -77,7 +77,9 @@ impl Proxy {
     ) {
         let stay = match essentials.method {
             Method::Subscribe => Stay::Subscription(tag_hash(essentials.call_id)),
-            Method::Publish => Stay::Publication(token.publication.map_or(0, |publication| publication.key as u32)),
+            Method::Publish => {
+                Stay::Publication(token.publication.map_or(0, |publication| publication.key as u32))
+            }
             _ => return,
         };
         let Some(id) = connection(token.back, turn.setup).filter(|_| !token.from_backend) else { return };

@@ -48,7 +48,11 @@ fn via() -> impl Strategy<Value = ViaToken> {
     let moved = proptest::option::of((flow(), any::<u32>()));
     let more = (reopen, moved, proptest::option::of(publication));
     (any::<(u8, bool, bool, bool, u32, u64, u32)>(), flow(), more).prop_map(
-        |((router, own, from_backend, client, hash, branch, loop_hash), back, (reopen, moved, publication))| {
+        |(
+            (router, own, from_backend, client, hash, branch, loop_hash),
+            back,
+            (reopen, moved, publication),
+        )| {
             ViaToken {
                 own,
                 router,
