@@ -40,7 +40,11 @@ impl Step for Script {
                 );
                 push(out, Target::Datagram { listener, from: None, to: self.report }, text.as_bytes());
             }
-            Input::Refused(..) | Input::Keepalive | Input::Lost { .. } | Input::Undeliverable { .. } => {
+            Input::Refused(..)
+            | Input::Keepalive
+            | Input::Closed(_)
+            | Input::Lost { .. }
+            | Input::Undeliverable { .. } => {
                 panic!("this worker has no streams")
             }
             Input::Message(arrival, bytes) => {

@@ -5,8 +5,11 @@
 
 pub mod backends;
 pub mod connections;
+mod flow_events;
 mod health;
+mod keepalive;
 pub mod names;
+pub mod own;
 mod publishers;
 pub mod state_dir;
 pub mod tables;
@@ -63,6 +66,8 @@ pub enum StartError {
          (LimitNOFILE= in the unit, ulimit -Hn) or lower most"
     )]
     Files { wanted: usize, needed: u64, granted: u64 },
+    #[error("flow events that wait in the state directory cannot be read: {error}")]
+    Spool { error: io::Error },
     #[error("worker {index} cannot start: {error}")]
     Worker { index: usize, error: io::Error },
     #[error("control cannot start: {0}")]
@@ -78,6 +83,8 @@ pub struct Router {
     tables: Arc<Tables>,
     exporter: Exporter,
     process: Arc<Process>,
+    /// Requests of our own.
+    own: own::Own,
     workers: Mutex<Vec<Worker>>,
     ready: AtomicBool,
 }
@@ -154,6 +161,8 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
         workers.push(worker::spawn(launch).map_err(|error| StartError::Worker { index, error })?);
     }
     let exporter = Exporter::new(stats, series, process.clone());
+    let seed = u64::from_le_bytes(state_dir::random()?);
+    let own = own::Own::new(&settings, setup.clone(), inboxes, process.clone(), seed);
     let router = Router {
         settings,
         setup,
@@ -162,12 +171,16 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
         tables,
         exporter,
         process,
+        own,
         workers: Mutex::new(workers),
         ready: AtomicBool::new(true),
     };
     router.publish_limits(now, files);
+    let sinks = flow_events::Sinks::new(&router, state_dir.as_ref())?;
     let router = Arc::new(router);
     runtime.spawn(chores(router.clone(), state_dir));
+    runtime.spawn(flow_events::watch(router.clone(), sinks));
+    runtime.spawn(keepalive::watch(router.clone()));
     runtime.spawn(watch::watch(router.clone()));
     runtime.spawn(health::watch(router.clone(), u64::from_le_bytes(state_dir::random()?)));
     runtime.spawn(follow_names(router.clone()));

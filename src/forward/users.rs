@@ -58,6 +58,7 @@ impl Proxy {
         let instance = contact.as_ref().and_then(|contact| contact.param(b"+sip.instance").flatten());
         let seen = Seen {
             aor: &self.text,
+            uri: if registers { request.essentials.to_uri } else { request.essentials.from_uri },
             contact: contact.as_ref().map_or(&[], |contact| contact.uri),
             instance: instance.map_or(0, |instance| xxhash_rust::xxh3::xxh3_64(instance).max(1)),
             registers,

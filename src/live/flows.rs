@@ -262,6 +262,20 @@ impl Flows {
         named(true).or_else(|| named(false)).map(|b| b.flow)
     }
 
+    /// The datagram flows by which contacts are registered, each once; for control, not for the path.
+    pub fn datagrams(&self, now: Now) -> Vec<Flow> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.read();
+            let flows = shard.ages.values().filter(|b| b.is_live(now)).map(|b| b.flow);
+            all.extend(flows.filter(|flow| matches!(flow, Flow::Datagram { .. })));
+        }
+        // Of phones that have one flow for several contacts.
+        let mut seen = ahash::HashSet::default();
+        all.retain(|flow| seen.insert(*flow));
+        all
+    }
+
     /// Confirmed contacts that are held (gauge).
     pub fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)

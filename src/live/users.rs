@@ -36,11 +36,12 @@ pub enum Stay {
     Publication(u32),
 }
 
-/// What a request says of its user: the canonical AOR, his Contact's URI (empty where there is none), a hash of its
+/// What a request says of its user: the canonical AOR and its URI as written, his Contact's URI (empty where there is none), a hash of its
 /// `+sip.instance` (0: none).
 #[derive(Clone, Copy)]
 pub struct Seen<'a> {
     pub aor: &'a [u8],
+    pub uri: &'a [u8],
     pub contact: &'a [u8],
     pub instance: u64,
     /// It is a REGISTER, whose Contact counts before others'.
@@ -50,7 +51,10 @@ pub struct Seen<'a> {
 /// One user of a connection.
 #[derive(Clone, Debug, Default)]
 pub struct User {
-    pub aor: Vec<u8>,
+    /// Canonical: the key.
+    aor: Vec<u8>,
+    /// The AOR as a URI, as written.
+    pub uri: Vec<u8>,
     pub contact: Vec<u8>,
     instance: u64,
     /// The backend that holds the registration, where he has one: its listed address.
@@ -106,7 +110,7 @@ impl Users {
 
     /// A request of a user came by this connection. False where there is no room for him.
     pub fn see(&self, id: FlowId, seen: &Seen<'_>, now: Now) -> bool {
-        if seen.aor.len() > LONGEST_AOR || seen.contact.len() > LONGEST_CONTACT {
+        if seen.aor.len().max(seen.uri.len()) > LONGEST_AOR || seen.contact.len() > LONGEST_CONTACT {
             return false;
         }
         let mut shard = self.flow_shard(id).lock();
@@ -134,6 +138,7 @@ impl Users {
         if room {
             users.push(User {
                 aor: seen.aor.to_vec(),
+                uri: seen.uri.to_vec(),
                 contact: seen.contact.to_vec(),
                 instance: seen.instance,
                 seen_ms: now.mono_ms,
@@ -249,7 +254,7 @@ impl Users {
     pub fn list(&self, id: FlowId, now: Now) -> Vec<String> {
         let shard = self.flow_shard(id).lock();
         let users = shard.get(&id).into_iter().flatten().filter(|user| user.is_live(now));
-        users.map(|user| user.aor.escape_ascii().to_string()).collect()
+        users.map(|user| user.uri.escape_ascii().to_string()).collect()
     }
 
     /// Forgets whose time is over, a part of all with each call; called every second by control, not by the path.
@@ -319,7 +324,13 @@ mod tests {
     }
 
     fn seen<'a>(aor: &'a str, contact: &'a str, instance: u64) -> Seen<'a> {
-        Seen { aor: aor.as_bytes(), contact: contact.as_bytes(), instance, registers: true }
+        Seen {
+            aor: aor.as_bytes(),
+            uri: aor.as_bytes(),
+            contact: contact.as_bytes(),
+            instance,
+            registers: true,
+        }
     }
 
     fn register(users: &Users, slot: u32, who: &Seen<'_>, seconds: u32, now: Now) {

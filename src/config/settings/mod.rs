@@ -4,6 +4,7 @@
 //! keys. What comes out is valid: nobody behind this room checks it again.
 
 mod dns;
+mod flow_events;
 mod keys;
 mod read;
 mod units;
@@ -20,6 +21,7 @@ pub(super) use read::{network, time};
 pub(super) use units::host_port;
 
 pub use dns::Dns;
+pub use flow_events::{FlowEvents, Keepalive, KeepaliveMethod, NotifyTo, Webhook};
 pub use keys::parse_ring;
 pub use warn::warnings;
 
@@ -68,6 +70,8 @@ pub struct Settings {
     pub udp: Udp,
     pub dns: Dns,
     pub connections: ConnectionLimits,
+    pub flow_events: FlowEvents,
+    pub keepalive: Keepalive,
     pub admin: Admin,
     pub log: Log,
     pub origin: Origin,
@@ -245,6 +249,8 @@ impl Default for Settings {
             udp: Udp::default(),
             dns: Dns::default(),
             connections: ConnectionLimits::default(),
+            flow_events: FlowEvents::default(),
+            keepalive: Keepalive::default(),
             admin: Admin::default(),
             log: Log::default(),
             origin: Origin::default(),

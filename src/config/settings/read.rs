@@ -12,11 +12,11 @@ use super::{
         headers,
     },
     Admin, ConnectionLimits, Health, Limits, ListenSpec, Log, Settings, Side, Timers, Tokens, Trust, Udp,
-    Workers, default_listener, dns, keys, listener_id, units,
+    Workers, default_listener, dns, flow_events, keys, listener_id, units,
 };
 use crate::wire::Transport;
 
-const SECTIONS: [&str; 16] = [
+const SECTIONS: [&str; 18] = [
     "table",
     "state_dir",
     "aliases",
@@ -30,6 +30,8 @@ const SECTIONS: [&str; 16] = [
     "udp",
     "dns",
     "connections",
+    "flow_events",
+    "keepalive",
     "admin",
     "log",
     "cluster",
@@ -77,6 +79,8 @@ impl Settings {
                 "udp" => udp(&mut faults, value, &mut settings.udp),
                 "dns" => dns::dns(&mut faults, value, &mut settings.dns),
                 "connections" => connections(&mut faults, value, &mut settings.connections),
+                "flow_events" => flow_events::flow_events(&mut faults, value, &mut settings.flow_events),
+                "keepalive" => flow_events::keepalive(&mut faults, value, &mut settings.keepalive),
                 "admin" => admin(&mut faults, value, &mut settings.admin),
                 "log" => log(&mut faults, value, &mut settings.log),
                 "cluster" => faults.not_yet(key, "routers do not know each other so far; leave the section out"),
@@ -646,7 +650,7 @@ pub(crate) fn time(
     }
 }
 
-fn bytes(
+pub(super) fn bytes(
     faults: &mut Faults<'_>,
     key: &str,
     value: &Value<'_>,
