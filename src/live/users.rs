@@ -129,10 +129,9 @@ impl Users {
             }
             return true;
         }
+        let mut ended = Vec::new();
         if users.len() >= self.per_connection {
-            let before = users.len();
-            users.retain(|user| !user.is_over(now));
-            self.count.fetch_sub(before - users.len(), Relaxed);
+            self.prune(users, now, &mut ended);
         }
         let room = users.len() < self.per_connection && self.count.load(Relaxed) < self.capacity;
         if room {
@@ -148,6 +147,8 @@ impl Users {
         } else if users.is_empty() {
             shard.remove(&id);
         }
+        drop(shard);
+        ended.iter().for_each(|aor| self.unplace(aor, id));
         room
     }
 
@@ -179,10 +180,14 @@ impl Users {
                 user.owner = owner;
             }
             if user.stays.is_empty() {
-                users.swap_remove(at);
+                let placed = users.swap_remove(at).since_ms > 0;
                 self.count.fetch_sub(1, Relaxed);
                 if users.is_empty() {
                     shard.remove(&id);
+                }
+                drop(shard);
+                if placed {
+                    self.unplace(aor, id);
                 }
                 return;
             }
@@ -262,20 +267,27 @@ impl Users {
         let at = self.swept.fetch_add(1, Relaxed) % SHARDS;
         let mut ended: Vec<(Vec<u8>, FlowId)> = Vec::new();
         self.flows[at].lock().retain(|id, users| {
-            let before = users.len();
-            users.retain(|user| {
-                let over = user.is_over(now);
-                if over && user.since_ms > 0 {
-                    ended.push((std::mem::take(&mut user.aor), *id));
-                }
-                !over
-            });
-            self.count.fetch_sub(before - users.len(), Relaxed);
+            let mut aors = Vec::new();
+            self.prune(users, now, &mut aors);
+            ended.extend(aors.into_iter().map(|aor| (aor, *id)));
             !users.is_empty()
         });
         for (aor, id) in ended {
             self.unplace(&aor, id);
         }
+    }
+
+    /// Takes those out whose time is over; gives the AORs that have a place.
+    fn prune(&self, users: &mut SmallVec<[User; 1]>, now: Now, ended: &mut Vec<Vec<u8>>) {
+        let before = users.len();
+        users.retain(|user| {
+            let over = user.is_over(now);
+            if over && user.since_ms > 0 {
+                ended.push(std::mem::take(&mut user.aor));
+            }
+            !over
+        });
+        self.count.fetch_sub(before - users.len(), Relaxed);
     }
 
     /// Users that are remembered (gauge).

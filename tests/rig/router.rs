@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus},
     time::Duration,
 };
@@ -28,11 +28,16 @@ impl Router {
         let settings = format!("table = \"table.toml\"\nstate_dir = \"{}\"\n{settings}", state.display());
         let config = dir.write("tidings.toml", &settings);
         dir.write("table.toml", table);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
-        command.args(["run", "--config"]).arg(&config);
-        let mut process = Process::start("tidings", &mut command, &dir.path().join("tidings.log"));
-        process.wait_line("ready", Duration::from_secs(20));
+        let process = run(&config, &dir.path().join("tidings.log"));
         Router { process, admin, dir }
+    }
+
+    /// Kills it at once, and starts it again with the same files.
+    #[track_caller]
+    pub fn kill_and_start(&mut self) {
+        self.process.signal("KILL");
+        self.process.wait_end(Duration::from_secs(5));
+        self.process = run(&self.dir.path().join("tidings.toml"), &self.dir.path().join("again.log"));
     }
 
     /// Path of table.toml.
@@ -71,6 +76,15 @@ impl Router {
         self.process.signal("TERM");
         self.process.wait_end(Duration::from_secs(20))
     }
+}
+
+#[track_caller]
+fn run(config: &Path, log: &Path) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+    command.args(["run", "--config"]).arg(config);
+    let mut process = Process::start("tidings", &mut command, log);
+    process.wait_line("ready", Duration::from_secs(20));
+    process
 }
 
 #[track_caller]
