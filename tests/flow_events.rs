@@ -366,6 +366,22 @@ fn events_wait_for_their_receiver_over_a_kill() {
     wait_for("the spool to be empty", PATIENCE, || {
         (scene.router.metrics().sum("tidings_webhook_spool_bytes", &[]) == 0.0).then_some(())
     });
+    // Who has not had his time to come back when the router is told to end is in the spool all the same.
+    receiver.status.store(503, Ordering::Relaxed);
+    let mut phone = Phone::call(&scene);
+    phone.register(&scene, &pbx, "end");
+    drop(phone);
+    wait_for("the end of it", PATIENCE, || {
+        let closed = scene.router.metrics().sum("tidings_connections_closed_total", &[("reason", "peer")]);
+        (closed >= 1.0).then_some(())
+    });
+    scene.router.stop();
+    scene.router.kill_and_start();
+    receiver.status.store(200, Ordering::Relaxed);
+    assert_eq!(receiver.wait(3)[2]["aor"], "sip:end@example.com");
+    wait_for("the spool to be empty", PATIENCE, || {
+        (scene.router.metrics().sum("tidings_webhook_spool_bytes", &[]) == 0.0).then_some(())
+    });
     // What was delivered is not again; one that the receiver will never have does not hold the others up.
     scene.router.kill_and_start();
     receiver.status.store(422, Ordering::Relaxed);
@@ -377,15 +393,15 @@ fn events_wait_for_their_receiver_over_a_kill() {
     let mut phone = Phone::call(&scene);
     phone.register(&scene, &pbx, "four");
     drop(phone);
-    let events = receiver.wait(3);
-    assert_eq!((events.len(), &events[2]["aor"]), (3, &"sip:four@example.com".into()));
+    let events = receiver.wait(4);
+    assert_eq!((events.len(), &events[3]["aor"]), (4, &"sip:four@example.com".into()));
     receiver.end();
 }
 
 /// A spool has room for so much: what is beyond it is counted.
 #[test]
 fn a_full_spool_drops_and_counts() {
-    let scene = layout(123, "spool = \"4KiB\"\n").start(&one_pbx(123));
+    let scene = layout(123, "spool = \"4KiB\"\nlog = true\n").start(&one_pbx(123));
     let pbx = scene.pbx(1);
     let mut phone = Phone::call(&scene);
     for n in 0..16 {
@@ -400,7 +416,7 @@ fn a_full_spool_drops_and_counts() {
     );
     assert!(bytes > 3000.0 && bytes <= limit && limit == 4096.0, "{bytes} of {limit}");
     assert!(metrics.sum("tidings_webhook_dropped_total", &[]) >= 1.0);
-    assert_eq!(metrics.sum("tidings_flow_event_lines_suppressed_total", &[]), 0.0);
+    assert!(metrics.sum("tidings_flow_event_lines_suppressed_total", &[]) >= 1.0, "16 lines, 10 in a second");
 }
 
 /// RFC 6665 4.1.2 by a NOTIFY of our own, RFC 3261 17.1.2 by its transaction: to a URI over UDP and TCP, and to a backend.
@@ -514,6 +530,20 @@ fn crlf_keeps_the_flows_of_registered_phones() {
     let metrics = scene.router.metrics();
     assert_eq!(metrics.sum("tidings_keepalive_flows", &[]), 1.0);
     assert!(metrics.sum("tidings_keepalives_total", &[("method", "crlf")]) >= 3.0);
+    assert_eq!(metrics.sum("tidings_keepalives_late_total", &[]), 0.0);
+
+    // More phones than the rate allows for in an interval: each has its turn, late.
+    let layout = Layout::new(128).more("[keepalive]\nmethod = \"crlf\"\ninterval = \"1s\"\nrate = 1\n");
+    let scene = layout.start(&one_pbx(128));
+    let pbx = scene.pbx(1);
+    let phones: Vec<Party> = (31..34).map(|host| scene.party(host)).collect();
+    for (phone, n) in phones.iter().zip(1..) {
+        scene.register(phone, &pbx, &format!("u{n}"), &format!("<sip:u{n}@10.0.0.{n}>"));
+    }
+    for phone in phones.iter().chain(&phones) {
+        assert_eq!(phone.poll(Duration::from_secs(15)).expect("a keep-alive").0, b"\r\n\r\n");
+    }
+    assert!(scene.router.metrics().sum("tidings_keepalives_late_total", &[]) >= 1.0);
 }
 
 /// The same by OPTIONS: any answer is a sign of life; none for Timer F's time, and the flow is dead until it speaks.
@@ -538,4 +568,23 @@ fn options_find_out_who_is_gone() {
     wait_for("it to be back", PATIENCE, || {
         (scene.router.metrics().sum("tidings_unreachable_flows", &[]) == 0.0).then_some(())
     });
+}
+
+/// Ends of connections that control has no room for are counted; all others are told.
+#[test]
+fn a_burst_beyond_the_room_for_news_is_counted() {
+    let scene = layout(129, "[limits]\nnews = 16\n").start(&one_pbx(129));
+    let pbx = scene.pbx(1);
+    let mut phones: Vec<Phone> = (0..80).map(|_| Phone::call(&scene)).collect();
+    for (phone, n) in phones.iter_mut().zip(0..) {
+        phone.register(&scene, &pbx, &format!("u{n}"));
+    }
+    assert_eq!(scene.router.metrics().sum("tidings_connection_users", &[]), 80.0);
+    drop(phones);
+    wait_for("all to be told or counted", Duration::from_secs(10), || {
+        let dropped = scene.router.metrics().sum("tidings_news_dropped_total", &[]);
+        let told = total(&scene, "tidings_flow_events_total", "told");
+        (dropped >= 1.0 && dropped + told == 80.0).then_some(())
+    });
+    assert_eq!(scene.router.metrics().sum("tidings_connection_users", &[]), 0.0);
 }

@@ -16,8 +16,8 @@ use crate::{
     wire::{put, token::Flow},
 };
 
-/// How often a share is sent.
-const TURN: Duration = Duration::from_millis(100);
+/// How often a share is sent, at most.
+const TURN_MS: u64 = 100;
 
 /// Runs as long as the router; at once over where there is nothing to do.
 pub async fn watch(router: Arc<Router>) {
@@ -27,15 +27,17 @@ pub async fn watch(router: Arc<Router>) {
     }
     router.process.set(ProcessGauge::KeepaliveRate, settings.rate as u64);
     let interval_ms = settings.interval.as_millis() as u64;
-    let turns = (interval_ms / TURN.as_millis() as u64).max(1);
-    let mut turn = tokio::time::interval(TURN);
+    let turn_ms = TURN_MS.max(1_000 / settings.rate as u64);
+    let turns = (interval_ms / turn_ms).max(1);
+    let most = settings.rate * turn_ms as usize / 1_000;
+    let mut turn = tokio::time::interval(Duration::from_millis(turn_ms));
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         // Phones that registered meanwhile are of the next round.
         let began = net::now().mono_ms;
         let flows = router.shared.flows.datagrams(net::now());
         router.process.set(ProcessGauge::KeepaliveFlows, flows.len() as u64);
-        let share = flows.len().div_ceil(turns as usize).clamp(1, (settings.rate / 10).max(1));
+        let share = flows.len().div_ceil(turns as usize).clamp(1, most.max(1));
         for flows in flows.chunks(share) {
             turn.tick().await;
             let late = net::now().mono_ms >= began + interval_ms;

@@ -85,6 +85,7 @@ pub struct Router {
     process: Arc<Process>,
     /// Requests of our own.
     own: own::Own,
+    flow_events: flow_events::FlowEvents,
     workers: Mutex<Vec<Worker>>,
     ready: AtomicBool,
 }
@@ -115,6 +116,7 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     let (files, most) = open_files(&settings)?;
     let series = Arc::new(SeriesRegistry::new(settings.limits.series));
     let process = Arc::new(Process::default());
+    let flow_events = flow_events::FlowEvents::new(&settings, &process, state_dir.as_ref())?;
     let registry = Registry::default();
     if let Some(dir) = &state_dir {
         registry.remember(dir.restarts()?);
@@ -172,14 +174,14 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
         exporter,
         process,
         own,
+        flow_events,
         workers: Mutex::new(workers),
         ready: AtomicBool::new(true),
     };
     router.publish_limits(now, files);
-    let sinks = flow_events::Sinks::new(&router, state_dir.as_ref())?;
     let router = Arc::new(router);
     runtime.spawn(chores(router.clone(), state_dir));
-    runtime.spawn(flow_events::watch(router.clone(), sinks));
+    runtime.spawn(flow_events::watch(router.clone()));
     runtime.spawn(keepalive::watch(router.clone()));
     runtime.spawn(watch::watch(router.clone()));
     runtime.spawn(health::watch(router.clone(), u64::from_le_bytes(state_dir::random()?)));
@@ -206,6 +208,7 @@ impl Running {
                 scope.spawn(move || worker.stop());
             }
         });
+        self.router.flow_events.finish(&self.router);
         self.runtime.shutdown_timeout(Duration::from_secs(1));
     }
 }

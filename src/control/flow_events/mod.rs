@@ -12,6 +12,8 @@ mod webhook;
 
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
+use parking_lot::Mutex;
+
 use self::{spool::Spool, webhook::Desk};
 use super::{
     Router, StartError,
@@ -19,10 +21,10 @@ use super::{
     state_dir::StateDir,
 };
 use crate::{
-    config::settings::NotifyTo,
+    config::{Settings, settings::NotifyTo},
     live::{Gone, Now, Outcome, User},
     net,
-    stats::ProcessCounter,
+    stats::{Process, ProcessCounter},
     wire::Transport,
 };
 
@@ -68,16 +70,22 @@ struct Ended {
     due_ms: u64,
 }
 
-/// Where events go.
-pub struct Sinks {
+/// Who may come back yet, and where events go.
+pub struct FlowEvents {
+    pending: Mutex<VecDeque<Pending>>,
+    lines: Mutex<Lines>,
     desk: Option<Arc<Desk>>,
     asked: Arc<tokio::sync::Semaphore>,
 }
 
-impl Sinks {
+impl FlowEvents {
     /// Opens the spool; `Err` where what an earlier run left cannot be read.
-    pub fn new(router: &Router, state_dir: Option<&StateDir>) -> Result<Sinks, StartError> {
-        let desk = match &router.settings.flow_events.webhook {
+    pub fn new(
+        settings: &Settings,
+        process: &Arc<Process>,
+        state_dir: Option<&StateDir>,
+    ) -> Result<FlowEvents, StartError> {
+        let desk = match &settings.flow_events.webhook {
             None => None,
             Some(hook) => {
                 let spool =
@@ -87,40 +95,63 @@ impl Sinks {
                         "no state_dir: flow events that wait for the webhook end with this router"
                     );
                 }
-                Some(Arc::new(Desk::new(spool, hook.spool, router.process.clone())))
+                Some(Arc::new(Desk::new(spool, hook.spool, process.clone())))
             }
         };
-        Ok(Sinks { desk, asked: Arc::new(tokio::sync::Semaphore::new(ASKED)) })
+        let asked = Arc::new(tokio::sync::Semaphore::new(ASKED));
+        Ok(FlowEvents { pending: Mutex::default(), lines: Mutex::default(), desk, asked })
     }
-}
 
-/// Runs as long as the router.
-pub async fn watch(router: Arc<Router>, sinks: Sinks) {
-    if let (Some(hook), Some(desk)) = (&router.settings.flow_events.webhook, &sinks.desk) {
-        tokio::spawn(webhook::deliver(hook.clone(), desk.clone()));
-    }
-    let delay_ms = router.settings.flow_events.delay.as_millis() as u64;
-    let mut pending: VecDeque<Pending> = VecDeque::new();
-    let mut lines = Lines::default();
-    let mut turn = tokio::time::interval(TURN);
-    turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        turn.tick().await;
-        let now = net::now();
-        router.own.turn(&router.shared.news, now);
+    /// What has ended meanwhile, and whose time to come back is over: of all, where the router ends.
+    fn turn(&self, router: &Router, ends: bool, now: Now) -> Vec<(User, Event)> {
+        let delay_ms = router.settings.flow_events.delay.as_millis() as u64;
+        let mut pending = self.pending.lock();
         for mut gone in router.shared.news.take_gone() {
             let users = std::mem::take(&mut gone.users);
             let due_ms = gone.at.mono_ms + delay_ms;
             let gone = Arc::new(Ended { gone, due_ms });
             pending.extend(users.into_iter().map(|user| Pending { user, gone: gone.clone() }));
         }
-        let due = pending.partition_point(|pending| pending.gone.due_ms <= now.mono_ms);
+        let due = pending.partition_point(|pending| ends || pending.gone.due_ms <= now.mono_ms);
         // Beyond the room for news the oldest are not waited for.
         let due = due.max(pending.len().saturating_sub(router.settings.limits.news));
-        let lost: Vec<(User, Event)> =
-            pending.drain(..due).filter_map(|pending| lost(&router, pending, now)).collect();
-        if !lost.is_empty() {
-            tell(&router, &sinks, &mut lines, lost, now);
+        let lost: Vec<_> = pending.drain(..due).filter_map(|pending| lost(router, pending, now)).collect();
+        drop(pending);
+        if router.settings.flow_events.log {
+            let mut lines = self.lines.lock();
+            lost.iter().for_each(|(_, event)| lines.log(router, event, now));
+        }
+        if let Some(desk) = self.desk.as_ref().filter(|_| !lost.is_empty()) {
+            tokio::task::block_in_place(|| desk.push(lost.iter().map(|(_, event)| json(event))));
+        }
+        lost
+    }
+
+    /// The router ends: whose time is not over has it no more. What the webhook does not get now waits on the disk.
+    pub fn finish(&self, router: &Router) {
+        self.turn(router, true, net::now());
+    }
+}
+
+/// Runs as long as the router.
+pub async fn watch(router: Arc<Router>) {
+    let settings = &router.settings.flow_events;
+    if let (Some(hook), Some(desk)) = (&settings.webhook, &router.flow_events.desk) {
+        tokio::spawn(webhook::deliver(hook.clone(), desk.clone()));
+    }
+    if let Some(NotifyTo::Pool(name)) = &settings.notify
+        && !router.tables.spec().pools.iter().any(|pool| pool.name == *name)
+    {
+        tracing::warn!(pool = %name, "[flow_events] notify: the table has no such pool; until it has, nobody is notified");
+    }
+    let mut turn = tokio::time::interval(TURN);
+    turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        turn.tick().await;
+        let now = net::now();
+        router.own.turn(&router.shared.news, now);
+        for (user, event) in router.flow_events.turn(&router, false, now) {
+            tell(&router, user, &event);
         }
     }
 }
@@ -149,47 +180,32 @@ fn lost(router: &Router, Pending { user, gone }: Pending, now: Now) -> Option<(U
     Some((user, event))
 }
 
-fn tell(router: &Arc<Router>, sinks: &Sinks, lines: &mut Lines, lost: Vec<(User, Event)>, now: Now) {
+fn json(event: &Event) -> String {
+    // Strings and numbers: nothing in it can fail.
+    serde_json::to_string(event).unwrap_or_default()
+}
+
+/// By SIP, as far as is asked for.
+fn tell(router: &Arc<Router>, user: User, event: &Event) {
     let settings = &router.settings.flow_events;
-    if settings.log {
-        lost.iter().for_each(|(_, event)| lines.log(router, event, now));
+    if let Some(to) = settings.notify.clone() {
+        let body = json(event);
+        let counters = [ProcessCounter::NotifySuccess, ProcessCounter::NotifyFailed];
+        ask(router, counters, move |router| async move { notify(&router, &to, &body).await });
     }
-    let json = |event: &Event| serde_json::to_string(event).unwrap_or_default();
-    if let Some(desk) = &sinks.desk {
-        tokio::task::block_in_place(|| desk.push(lost.iter().map(|(_, event)| json(event))));
-    }
-    for (user, event) in lost {
-        if let Some(to) = &settings.notify {
-            let (to, body) = (to.clone(), json(&event));
-            ask(
-                router,
-                sinks,
-                ProcessCounter::NotifySuccess,
-                ProcessCounter::NotifyFailed,
-                move |router| async move { notify(&router, &to, &body).await },
-            );
-        }
-        if settings.deregister && user.is_registered() {
-            ask(
-                router,
-                sinks,
-                ProcessCounter::DeregisterSuccess,
-                ProcessCounter::DeregisterFailed,
-                move |router| async move { deregister(&router, &user).await },
-            );
-        }
+    if settings.deregister && user.is_registered() {
+        let counters = [ProcessCounter::DeregisterSuccess, ProcessCounter::DeregisterFailed];
+        ask(router, counters, move |router| async move { deregister(&router, &user).await });
     }
 }
 
 /// Runs a request of ours beside all else, and counts what became of it. What there is no room for has failed.
 fn ask<F: Future<Output = Option<Outcome>> + Send>(
     router: &Arc<Router>,
-    sinks: &Sinks,
-    success: ProcessCounter,
-    failed: ProcessCounter,
+    [success, failed]: [ProcessCounter; 2],
     ask: impl FnOnce(Arc<Router>) -> F + Send + 'static,
 ) {
-    let Ok(permit) = sinks.asked.clone().try_acquire_owned() else {
+    let Ok(permit) = router.flow_events.asked.clone().try_acquire_owned() else {
         return router.process.add(failed, 1);
     };
     let router = router.clone();
