@@ -9,6 +9,7 @@ use std::{
     collections::BTreeSet,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
+    process::Command,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU16, Ordering},
@@ -17,7 +18,7 @@ use std::{
 };
 
 use rig::{
-    Party, http,
+    Party, Process, http,
     message::unique,
     scene::{Layout, Scene, one_pbx},
     text, wait_for,
@@ -587,4 +588,53 @@ fn a_burst_beyond_the_room_for_news_is_counted() {
         (dropped >= 1.0 && dropped + told == 80.0).then_some(())
     });
     assert_eq!(scene.router.metrics().sum("tidings_connection_users", &[]), 0.0);
+}
+
+/// Over https the receiver's certificate counts: HAProxy ends TLS before it, with one that the router knows only once it is
+/// told so. The event waits meanwhile.
+#[test]
+fn an_https_receiver_is_verified() {
+    let mut layout = Layout::new(139).more(
+        "[flow_events]\ndelay = \"0s\"\nwebhook = \"https://127.40.139.91:8443/\"\nretry_max = \"1s\"\n",
+    );
+    layout.column = ("tcp", "udp");
+    let mut scene = layout.start(&one_pbx(139));
+    let receiver = receiver(139);
+    let dir = scene.router.dir.path().to_owned();
+    let request = scene.router.dir.write(
+        "request.cnf",
+        "[req]\ndistinguished_name = name\nx509_extensions = ends\nprompt = no\n[name]\nCN = hook\n\
+         [ends]\nsubjectAltName = IP:127.40.139.91\nbasicConstraints = CA:FALSE\n",
+    );
+    let mut openssl = Command::new("openssl");
+    openssl.args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-config"]).arg(request);
+    openssl.arg("-keyout").arg(dir.join("hook.pem.key")).arg("-out").arg(dir.join("hook.pem"));
+    let end =
+        Process::start("openssl", &mut openssl, &dir.join("openssl.log")).wait_end(Duration::from_secs(30));
+    assert!(end.success(), "{}", std::fs::read_to_string(dir.join("openssl.log")).unwrap_or_default());
+    let haproxy = scene.router.dir.write(
+        "haproxy.cfg",
+        &format!(
+            "defaults\n mode http\n timeout connect 5s\n timeout client 5s\n timeout server 5s\nlisten tls\n \
+             bind 127.40.139.91:8443 ssl crt {}\n server receiver 127.40.139.90:8090\n",
+            dir.join("hook.pem").display()
+        ),
+    );
+    let mut command = Command::new("/usr/sbin/haproxy");
+    let mut haproxy =
+        Process::start("haproxy", command.arg("-db").arg("-f").arg(haproxy), &dir.join("haproxy.log"));
+    haproxy.wait_bound("tcp", "127.40.139.91:8443".parse().expect("an address"), PATIENCE);
+
+    let pbx = scene.pbx(1);
+    let mut phone = Phone::call(&scene);
+    phone.register(&scene, &pbx, "alice");
+    drop(phone);
+    wait_for("a failure", PATIENCE, || {
+        (total(&scene, "tidings_webhook_posts_total", "failed") >= 1.0).then_some(())
+    });
+    assert!(receiver.taken().is_empty());
+    scene.router.env.push(("SSL_CERT_FILE".into(), dir.join("hook.pem").display().to_string()));
+    scene.router.kill_and_start();
+    assert_eq!(receiver.wait(1)[0]["aor"], "sip:alice@example.com");
+    receiver.end();
 }

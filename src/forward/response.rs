@@ -73,7 +73,9 @@ impl Proxy {
             return Err(Reason::ResponseSource);
         }
         if token.own {
-            if !R::ON {
+            if R::ON {
+                rec.step("response", format_args!("to a request of our own"));
+            } else {
                 self.own_answered(turn, from, &token, code);
             }
             return Ok(());
@@ -232,7 +234,7 @@ impl Proxy {
         }
     }
 
-    /// What a 2xx teaches: registered flows and moved flows.
+    /// What a 2xx teaches: registered flows, who is on a connection, moved flows.
     fn learn(
         &mut self,
         turn: &Turn<'_>,
@@ -241,11 +243,13 @@ impl Proxy {
         essentials: &Essentials<'_>,
         from: Source,
     ) {
-        if essentials.method == Method::Register && !token.from_backend {
-            self.registered(turn, view, token, essentials, from);
-        } else {
-            let granted = header_seconds(view).unwrap_or(DEFAULT_EXPIRES_S);
-            self.user_confirmed(turn, essentials, token, granted);
+        match essentials.method {
+            Method::Register if !token.from_backend => self.registered(turn, view, token, essentials, from),
+            Method::Subscribe | Method::Publish => {
+                let granted = header_seconds(view).unwrap_or(DEFAULT_EXPIRES_S);
+                self.user_confirmed(turn, essentials, token, granted);
+            }
+            _ => {}
         }
         if let Some((old, tag)) = token.moved {
             let seconds = header_seconds(view).filter(|s| *s > 0).unwrap_or(DEFAULT_EXPIRES_S);

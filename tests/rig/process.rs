@@ -16,6 +16,8 @@ fn package_of(program: &str) -> Option<&'static str> {
     match program {
         "sipp" => Some("sip-tester"),
         "kamailio" => Some("kamailio kamailio-presence-modules"),
+        "/usr/sbin/haproxy" => Some("haproxy"),
+        "openssl" => Some("openssl"),
         "/usr/sbin/dnsmasq" => Some("dnsmasq-base"),
         _ => None,
     }
