@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     config::{Settings, Side},
-    forward::{Setup, Target},
+    forward::{Reader, Setup, Target},
     live::{Due, News, Now, Outcome, Transactions},
     net::{self, inbox::Inbox, udp},
     route::Backend,
@@ -35,6 +35,7 @@ pub struct Way {
     /// Where it goes, as the token says it.
     flow: Flow,
     bound: Bound,
+    reader: Reader,
     /// Our address, where the listener is bound to a wildcard.
     local: Option<IpAddr>,
 }
@@ -92,7 +93,7 @@ impl Own {
     /// To a backend, by the listener by which requests to it leave; any backend may answer.
     pub fn to_backend(&self, backend: &Backend) -> Way {
         let local = backend.wildcard.then(|| backend.local.ip());
-        self.way(backend.listener, backend.addr, backend.transport, local, Bound::Backend)
+        self.way(backend.listener, backend.addr, backend.transport, local, (Bound::Backend, Reader::Backend))
     }
 
     /// To an address that is no backend's: by the first listener of that transport and family with side backends, then
@@ -109,7 +110,8 @@ impl Own {
         let (index, listener) = fits.min_by_key(|(_, listener)| rank(listener.side))?;
         let local = if listener.wildcard { Some(udp::source_for(address)?) } else { None };
         let there = Flow::Datagram { listener: listener.id, local: None, peer: address };
-        Some(self.way(index as u8, address, transport, local, Bound::Client(flow_hash(&there))))
+        let bound = Bound::Client(flow_hash(&there));
+        Some(self.way(index as u8, address, transport, local, (bound, Reader::Backend)))
     }
 
     /// To a client's datagram flow; who is there may answer. `None`: its listener is gone.
@@ -117,7 +119,7 @@ impl Own {
         let Flow::Datagram { listener, local, peer } = flow else { return None };
         let index = self.setup.by_id(listener)?;
         let bound = Bound::Client(flow_hash(&flow));
-        Some(self.way(index, peer, Transport::Udp, local, bound))
+        Some(self.way(index, peer, Transport::Udp, local, (bound, Reader::Client)))
     }
 
     fn way(
@@ -126,7 +128,7 @@ impl Own {
         to: SocketAddr,
         transport: Transport,
         local: Option<IpAddr>,
-        bound: Bound,
+        (bound, reader): (Bound, Reader),
     ) -> Way {
         let target = if transport.is_datagram() {
             Target::Datagram { listener, from: local, to }
@@ -134,7 +136,7 @@ impl Own {
             Target::Connect { listener, from: local, to }
         };
         let flow = Flow::Datagram { listener: self.setup.listener(listener).id, local: None, peer: to };
-        Way { target, flow, bound, local }
+        Way { target, flow, bound, reader, local }
     }
 
     /// Sends bytes that nobody answers. False where there is no room.
@@ -203,12 +205,11 @@ impl Own {
 
     fn write(&self, way: &Way, ask: &Ask<'_>, branch: u64) -> Vec<u8> {
         let listener = self.setup.listener(way.target.listener());
-        let mut host = Vec::new();
-        match way.bound {
-            Bound::Backend => listener.write_for_backends(way.local, &mut host),
-            Bound::Client(_) => listener.write_for_clients(way.local, &mut host),
-        }
-        let host = String::from_utf8_lossy(&host);
+        let mut via = Vec::new();
+        listener.write_via(way.reader, way.local, &mut via);
+        let via = String::from_utf8_lossy(&via);
+        let sent_by = via.rsplit_once(' ').map_or(&*via, |(_, rest)| rest);
+        let host = sent_by.split(';').next().unwrap_or(sent_by);
         let mut token = Vec::new();
         ViaToken {
             router: self.setup.router,
@@ -225,14 +226,13 @@ impl Own {
         .encode(&self.setup.ring, &mut token);
         let token = String::from_utf8_lossy(&token);
         let Ask { method, uri, headers, body, .. } = *ask;
-        let via = listener.transport.via();
         let ours = format!("sip:tidings@{host}");
         let from = if ask.from.is_empty() { &ours } else { ask.from };
         let to = if ask.to.is_empty() { uri } else { ask.to };
         let (tag, call) = (self.word(), self.word());
         let mut text = format!(
             "{method} {uri} SIP/2.0\r\n\
-             Via: SIP/2.0/{via} {host};rport;branch=z9hG4bK{token}\r\n\
+             {via}{token};rport\r\n\
              Max-Forwards: 70\r\n\
              From: <{from}>;tag={tag:016x}\r\n\
              To: <{to}>\r\n\
@@ -240,9 +240,11 @@ impl Own {
              CSeq: 1 {method}\r\n"
         );
         if !headers.starts_with("Contact:") {
-            let param = if listener.transport.is_datagram() { "" } else { ";transport=tcp" };
             // Writing to a String cannot fail.
-            let _ = write!(text, "Contact: <{ours}{param}>\r\n");
+            let _ = match listener.transport {
+                Transport::Udp => write!(text, "Contact: <{ours}>\r\n"),
+                other => write!(text, "Contact: <{ours};transport={}>\r\n", other.label()),
+            };
         }
         let _ = write!(text, "{headers}User-Agent: Tidings\r\nContent-Length: {}\r\n\r\n{body}", body.len());
         text.into_bytes()

@@ -27,7 +27,7 @@ use std::sync::Arc;
 
 pub use explain::{Explanation, explain};
 pub use io::{Arrival, Closed, Fault, Input, Outbox, Target};
-pub use setup::{Listener, Setup, Shared};
+pub use setup::{Listener, Reader, Setup, Shared};
 
 use crate::{
     live::{Now, Pins},
