@@ -81,11 +81,14 @@ impl User {
     }
 }
 
+/// Users by connection; connections by a hash of the AOR.
+type OnFlows = HashMap<FlowId, SmallVec<[User; 1]>>;
+type Places = HashMap<u64, SmallVec<[FlowId; 2]>>;
+
 /// The users of all connections.
 pub struct Users {
-    flows: Box<[Mutex<HashMap<FlowId, SmallVec<[User; 1]>>>]>,
-    /// By a hash of the AOR.
-    places: Box<[Mutex<HashMap<u64, SmallVec<[FlowId; 2]>>>]>,
+    flows: Box<[Mutex<OnFlows>]>,
+    places: Box<[Mutex<Places>]>,
     seeds: ahash::RandomState,
     per_connection: usize,
     capacity: usize,
@@ -299,11 +302,11 @@ impl Users {
         self.len() == 0
     }
 
-    fn flow_shard(&self, id: FlowId) -> &Mutex<HashMap<FlowId, SmallVec<[User; 1]>>> {
+    fn flow_shard(&self, id: FlowId) -> &Mutex<OnFlows> {
         &self.flows[self.seeds.hash_one(id) as usize % SHARDS]
     }
 
-    fn place_shard(&self, key: u64) -> &Mutex<HashMap<u64, SmallVec<[FlowId; 2]>>> {
+    fn place_shard(&self, key: u64) -> &Mutex<Places> {
         &self.places[key as usize % SHARDS]
     }
 

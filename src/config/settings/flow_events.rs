@@ -198,19 +198,7 @@ pub(super) fn keepalive(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Ke
     for (key, value) in in_order(table) {
         let name = key.get_ref().as_ref();
         match name {
-            "method" => match faults.string(name, value) {
-                Some(text) => match text.value {
-                    "off" => out.method = KeepaliveMethod::Off,
-                    "crlf" => out.method = KeepaliveMethod::Crlf,
-                    "options" => out.method = KeepaliveMethod::Options,
-                    other => {
-                        let near = faults.suggestion(other, ["off", "crlf", "options"]);
-                        let message = format!("unknown method {}{near} (off, crlf, options)", quoted(other));
-                        faults.error(text.span, message);
-                    }
-                },
-                None => {}
-            },
+            "method" => set(&mut out.method, keepalive_method(faults, value)),
             "interval" => match time(faults, name, value, DAY) {
                 Some(interval) if interval < Duration::from_secs(1) => {
                     faults.error(value.span(), "interval: less than 1 s");
@@ -219,6 +207,20 @@ pub(super) fn keepalive(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Ke
             },
             "rate" => set(&mut out.rate, faults.integer(name, value, 1..=1_000_000).map(as_usize)),
             _ => faults.unknown_key(key, "[keepalive]", ["method", "interval", "rate"]),
+        }
+    }
+}
+
+fn keepalive_method(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<KeepaliveMethod> {
+    let text = faults.string("method", value)?;
+    match text.value {
+        "off" => Some(KeepaliveMethod::Off),
+        "crlf" => Some(KeepaliveMethod::Crlf),
+        "options" => Some(KeepaliveMethod::Options),
+        other => {
+            let near = faults.suggestion(other, ["off", "crlf", "options"]);
+            faults.error(text.span, format!("unknown method {}{near} (off, crlf, options)", quoted(other)));
+            None
         }
     }
 }
