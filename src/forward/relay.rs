@@ -91,7 +91,7 @@ impl Proxy {
             return Err(Reason::Sips.into());
         }
         let peer = turn.arrival.peer;
-        let route_values = view.items(HeaderId::Route).map(|item| item.value);
+        let route_values = view.all(HeaderId::Route).map(|(_, field)| view.value_of(field));
         let transaction = hash::transaction(&setup.ring, &essentials, peer, &mut self.text);
         let loop_hash = hash::passage(&essentials, peer.ip(), view.ruri(), route_values);
         self.check_loop(view, &essentials, setup, loop_hash)?;
