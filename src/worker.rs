@@ -23,8 +23,8 @@ use std::{
     time::Duration,
 };
 
-pub use self::link::Links;
 use self::link::{LISTENERS, Link};
+pub use self::link::{Links, owner};
 
 use arc_swap::{ArcSwap, Cache};
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
@@ -33,6 +33,7 @@ use crate::{
     forward::{Arrival, Core, Fault, Input, Outbox, Target},
     live::Now,
     net::{
+        inbox::{self, Inbox},
         sys,
         udp::{BATCH, Datagram, Inbound, Outbound, Socket, is_unreachable},
     },
@@ -91,6 +92,8 @@ pub struct Launch<S: Step = Core> {
     pub sockets: Vec<(u8, Socket)>,
     /// Streams, where there are stream listeners.
     pub links: Option<Links>,
+    /// By core: what each is to send that others have for it. None where nobody has anything.
+    pub inboxes: Arc<[Inbox]>,
     pub core: S,
     pub table: Arc<ArcSwap<S::Table>>,
     pub stats: Arc<CoreStats>,
@@ -115,8 +118,8 @@ struct Shared {
 pub fn spawn<S: Step>(launch: Launch<S>) -> io::Result<Worker> {
     let poll = Poll::new()?;
     let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
-    if let Some(links) = &launch.links {
-        links.inboxes[launch.index].set_waker(waker.clone());
+    if let Some(inbox) = launch.inboxes.get(launch.index) {
+        inbox.set_waker(waker.clone());
     }
     let shared = Arc::new(Shared::default());
     for (i, (_, socket)) in launch.sockets.iter().enumerate() {
@@ -197,6 +200,10 @@ struct Lane<S: Step> {
     shared: Arc<Shared>,
     ports: Vec<Port>,
     link: Option<Link>,
+    index: usize,
+    inboxes: Arc<[Inbox]>,
+    /// What was taken from our inbox, and scratch.
+    handed: inbox::Batch,
     /// Place in `ports` by listener index.
     by_listener: [u8; 256],
     core: S,
@@ -242,12 +249,18 @@ impl<S: Step> Lane<S> {
         let mut cache = Cache::new(launch.table);
         let table = cache.load().clone();
         let now = crate::net::now();
-        let link = launch.links.map(|links| Link::new(links, poll.registry(), now)).transpose()?;
+        let link = launch
+            .links
+            .map(|links| Link::new(links, launch.inboxes.clone(), poll.registry(), now))
+            .transpose()?;
         Ok(Lane {
             poll,
             shared,
             ports: ports.collect(),
             link,
+            index: launch.index,
+            inboxes: launch.inboxes,
+            handed: inbox::Batch::default(),
             by_listener,
             core: launch.core,
             cache,

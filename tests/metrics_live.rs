@@ -2,7 +2,8 @@
 //!
 //! At the end every declared metric must have a series above zero. Some cannot be provoked from outside or with one worker:
 //! tests/udp.rs drives a panic of a worker and a socket that takes no more, tests/links.rs what one core hands to another.
-//! A host with too many addresses needs a DNS server: tests/names.rs has one.
+//! A host with too many addresses needs a DNS server: tests/names.rs has one. Requests of our own, flow events and keep-alives
+//! are driven in tests/flow_events.rs.
 
 use std::{
     io::{Read, Write},
@@ -23,12 +24,30 @@ use tidings::{
 const ROUTER: &str = "127.61.1.1:5060";
 const SECURE: &str = "127.61.1.1:5061";
 const PBX: &str = "127.61.1.11:5060";
-const NOT_FROM_OUTSIDE: [&str; 5] = [
+const NOT_FROM_OUTSIDE: [&str; 23] = [
     names::TURN_PANICS.name,
     names::SEND_BLOCKED.name,
     names::DNS_ADDRESSES_DROPPED.name,
     names::HANDED_OVER.name,
     names::HAND_OVER_FULL.name,
+    names::CONNECTION_USERS.name,
+    names::CONNECTION_USERS_DROPPED.name,
+    names::NEWS_DROPPED.name,
+    names::OWN_REQUESTS.name,
+    names::OWN_REQUESTS_ENDED.name,
+    names::FLOW_EVENTS.name,
+    names::FLOW_EVENTS_SUPPRESSED.name,
+    names::WEBHOOKS.name,
+    names::WEBHOOK_SPOOL.name,
+    names::WEBHOOK_SPOOL_LIMIT.name,
+    names::WEBHOOK_DROPPED.name,
+    names::FLOW_NOTIFIES.name,
+    names::DEREGISTRATIONS.name,
+    names::KEEPALIVES.name,
+    names::KEEPALIVE_FLOWS.name,
+    names::KEEPALIVE_RATE_LIMIT.name,
+    names::KEEPALIVES_LATE.name,
+    names::KEEPALIVE_DEAD.name,
 ];
 
 const SETTINGS: &str = r#"

@@ -6,8 +6,11 @@
 pub mod backends;
 mod certificates;
 pub mod connections;
+mod flow_events;
 mod health;
+mod keepalive;
 pub mod names;
+pub mod own;
 mod publishers;
 pub mod state_dir;
 pub mod tables;
@@ -64,6 +67,8 @@ pub enum StartError {
          (LimitNOFILE= in the unit, ulimit -Hn) or lower most"
     )]
     Files { wanted: usize, needed: u64, granted: u64 },
+    #[error("flow events that wait in the state directory cannot be read: {error}")]
+    Spool { error: io::Error },
     #[error("worker {index} cannot start: {error}")]
     Worker { index: usize, error: io::Error },
     #[error("control cannot start: {0}")]
@@ -80,6 +85,9 @@ pub struct Router {
     certificates: Arc<Certificates>,
     exporter: Exporter,
     process: Arc<Process>,
+    /// Requests of our own.
+    own: own::Own,
+    flow_events: flow_events::FlowEvents,
     workers: Mutex<Vec<Worker>>,
     ready: AtomicBool,
 }
@@ -112,6 +120,7 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     let process = Arc::new(Process::default());
     let certificates = Certificates::start(&settings, process.clone()).map_err(StartError::Refused)?;
     let certificates = Arc::new(certificates);
+    let flow_events = flow_events::FlowEvents::new(&settings, &process, state_dir.as_ref())?;
     let registry = Registry::default();
     if let Some(dir) = &state_dir {
         registry.remember(dir.restarts()?);
@@ -152,8 +161,8 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
                     secure: secure.clone(),
                     credentials: certificates.current().clone(),
                 },
-                inboxes: inboxes.clone(),
             }),
+            inboxes: inboxes.clone(),
             core: Core::new(setup.clone(), shared.clone(), stats.clone(), count),
             table: tables.current().clone(),
             stats: stats.clone(),
@@ -161,6 +170,8 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
         workers.push(worker::spawn(launch).map_err(|error| StartError::Worker { index, error })?);
     }
     let exporter = Exporter::new(stats, series, process.clone());
+    let seed = u64::from_le_bytes(state_dir::random()?);
+    let own = own::Own::new(&settings, setup.clone(), inboxes, process.clone(), seed);
     let router = Router {
         settings,
         setup,
@@ -170,12 +181,16 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
         certificates,
         exporter,
         process,
+        own,
+        flow_events,
         workers: Mutex::new(workers),
         ready: AtomicBool::new(true),
     };
     router.publish_limits(now, files);
     let router = Arc::new(router);
     runtime.spawn(chores(router.clone(), state_dir));
+    runtime.spawn(flow_events::watch(router.clone()));
+    runtime.spawn(keepalive::watch(router.clone()));
     runtime.spawn(watch::watch(router.clone()));
     runtime.spawn(certificates::watch(router.clone()));
     runtime.spawn(health::watch(router.clone(), u64::from_le_bytes(state_dir::random()?)));
@@ -202,6 +217,7 @@ impl Running {
                 scope.spawn(move || worker.stop());
             }
         });
+        self.router.flow_events.finish(&self.router);
         self.runtime.shutdown_timeout(Duration::from_secs(1));
     }
 }
@@ -298,6 +314,7 @@ impl Router {
         process.set(ProcessGauge::Flows, self.shared.flows.len() as u64);
         process.set(ProcessGauge::MovedFlows, self.shared.moved.len() as u64);
         process.set(ProcessGauge::UnreachableFlows, self.shared.unreachable.len() as u64);
+        process.set(ProcessGauge::Users, self.shared.users.len() as u64);
         process.set(ProcessGauge::Calls, self.shared.calls.len() as u64);
         process.set(ProcessGauge::Ready, self.is_ready().into());
         self.tables.names().publish();
@@ -337,6 +354,9 @@ impl Router {
             (ProcessGauge::FlowsLimit, limits.flows),
             (ProcessGauge::MovedFlowsLimit, limits.moved_flows),
             (ProcessGauge::UnreachableFlowsLimit, limits.unreachable),
+            (ProcessGauge::UsersLimit, limits.users),
+            (ProcessGauge::UsersEachLimit, limits.users_per_connection),
+            (ProcessGauge::NewsLimit, limits.news),
             (ProcessGauge::CallsLimit, self.shared.calls.capacity()),
             (ProcessGauge::ConnectionsLimit, self.sources.limits().most),
             (ProcessGauge::PerAddressLimit, self.sources.limits().per_address as usize),
@@ -499,6 +519,7 @@ async fn chores(router: Arc<Router>, state_dir: Option<StateDir>) {
             router.shared.flows.sweep(now);
             router.shared.moved.sweep(now);
             router.shared.calls.sweep(now);
+            router.shared.users.sweep(now);
             said.lock().look(&router.tables.current().load().pools, now);
             router.sources.sweep(now);
             router.exporter.sweep(now.unix_s);

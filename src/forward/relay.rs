@@ -192,6 +192,7 @@ impl Proxy {
         if request.method == Method::Register && request.source == Source::Client {
             self.note_registration(request, branch);
         }
+        self.see_user(request);
     }
 
     /// Leaves a pin where a later CANCEL, ACK or retransmission could be decided otherwise (SPEC 7.1). What went by a

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::Arrival;
 use crate::{
     config::{Names, Settings, Side},
-    live::{Alive, BackOff, Calls, Connections, Flows, Moved, Now, Unreachable},
+    live::{Alive, BackOff, Calls, Connections, Flows, Moved, News, Now, Unreachable, Users},
     wire::{
         Limits, Transport, put,
         token::{self, Flow, FlowId, Ring},
@@ -242,6 +242,10 @@ pub struct Shared {
     pub moved: Moved,
     pub unreachable: Unreachable,
     pub calls: Calls,
+    /// Who is on which connection.
+    pub users: Users,
+    /// What control is told.
+    pub news: News,
     /// Stream connections of all cores.
     pub connections: Arc<Connections>,
 }
@@ -254,6 +258,8 @@ impl Shared {
             moved: Moved::new(settings.limits.moved_flows),
             unreachable: Unreachable::new(settings.limits.unreachable),
             calls: Calls::new(settings.limits.calls),
+            users: Users::new(settings.limits.users, settings.limits.users_per_connection),
+            news: News::new(settings.limits.news),
             connections,
         }
     }

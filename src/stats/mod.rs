@@ -64,6 +64,8 @@ numbers! {
         FlowsDropped => FLOWS_DROPPED;
         FlowsMoved => FLOWS_MOVED;
         MovedDropped => MOVED_FLOWS_DROPPED;
+        UsersDropped => CONNECTION_USERS_DROPPED;
+        NewsDropped => NEWS_DROPPED;
         UnreachableDropped => UNREACHABLE_FLOWS_DROPPED;
         Undeliverable => UNDELIVERABLE;
         EtagsWrapped => ETAGS_WRAPPED;

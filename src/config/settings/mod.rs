@@ -4,6 +4,7 @@
 //! keys. What comes out is valid: nobody behind this room checks it again.
 
 mod dns;
+mod flow_events;
 mod keys;
 mod read;
 pub mod tls;
@@ -21,6 +22,7 @@ pub(super) use read::{network, time};
 pub(super) use units::host_port;
 
 pub use dns::Dns;
+pub use flow_events::{FlowEvents, Keepalive, KeepaliveMethod, NotifyTo, Webhook};
 pub use keys::parse_ring;
 pub use tls::Tls;
 pub use warn::warnings;
@@ -73,6 +75,8 @@ pub struct Settings {
     pub dns: Dns,
     pub connections: ConnectionLimits,
     pub tls: Tls,
+    pub flow_events: FlowEvents,
+    pub keepalive: Keepalive,
     pub admin: Admin,
     pub log: Log,
     pub origin: Origin,
@@ -125,6 +129,13 @@ pub struct Limits {
     pub moved_flows: usize,
     /// Flows that an ICMP error has closed.
     pub unreachable: usize,
+    /// Users of stream connections that are remembered (SPEC 9.9): in all, of one connection.
+    pub users: usize,
+    pub users_per_connection: usize,
+    /// Ended connections, and answers to requests of our own, that wait for control.
+    pub news: usize,
+    /// Requests of our own that wait for their answer.
+    pub own_requests: usize,
     /// Addresses of backends that left the table or their name, still believed (SPEC 1.1).
     pub departed: usize,
     /// Metric series each of rules, backends and packages, beyond which all is `other`.
@@ -249,6 +260,8 @@ impl Default for Settings {
             dns: Dns::default(),
             connections: ConnectionLimits::default(),
             tls: Tls::default(),
+            flow_events: FlowEvents::default(),
+            keepalive: Keepalive::default(),
             admin: Admin::default(),
             log: Log::default(),
             origin: Origin::default(),
@@ -275,6 +288,10 @@ impl Default for Limits {
             flows: 100_000,
             moved_flows: 100_000,
             unreachable: 10_000,
+            users: 100_000,
+            users_per_connection: 16,
+            news: 16_384,
+            own_requests: 1_000,
             departed: 10_000,
             series: 1_000,
         }

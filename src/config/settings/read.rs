@@ -12,11 +12,11 @@ use super::{
         headers,
     },
     Admin, ConnectionLimits, Health, Limits, ListenSpec, Log, Settings, Side, Timers, Tokens, Trust, Udp,
-    Workers, default_listener, dns, keys, listener_id, tls, units,
+    Workers, default_listener, dns, flow_events, keys, listener_id, tls, units,
 };
 use crate::wire::Transport;
 
-const SECTIONS: [&str; 17] = [
+const SECTIONS: [&str; 19] = [
     "table",
     "state_dir",
     "aliases",
@@ -31,6 +31,8 @@ const SECTIONS: [&str; 17] = [
     "dns",
     "connections",
     "tls",
+    "flow_events",
+    "keepalive",
     "admin",
     "log",
     "cluster",
@@ -48,7 +50,7 @@ const LISTEN: [&str; 10] = [
     "client_ca",
 ];
 const HEALTH: [&str; 5] = ["probes", "silence", "busy_sources", "busy_window", "longest_pause"];
-const LIMITS: [&str; 10] = [
+const LIMITS: [&str; 14] = [
     "message",
     "header_lines",
     "start_line",
@@ -57,6 +59,10 @@ const LIMITS: [&str; 10] = [
     "flows",
     "moved_flows",
     "unreachable",
+    "users",
+    "users_per_connection",
+    "news",
+    "own_requests",
     "departed",
     "series",
 ];
@@ -87,6 +93,8 @@ impl Settings {
                 "dns" => dns::dns(&mut faults, value, &mut settings.dns),
                 "connections" => connections(&mut faults, value, &mut settings.connections),
                 "tls" => general = tls::tls(&mut faults, value, base_dir, &mut settings.tls),
+                "flow_events" => flow_events::flow_events(&mut faults, value, &mut settings.flow_events),
+                "keepalive" => flow_events::keepalive(&mut faults, value, &mut settings.keepalive),
                 "admin" => admin(&mut faults, value, &mut settings.admin),
                 "log" => log(&mut faults, value, &mut settings.log),
                 "cluster" => faults.not_yet(key, "routers do not know each other so far; leave the section out"),
@@ -433,6 +441,10 @@ fn limits(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Limits) {
             "flows" => (&mut out.flows, 1..=1 << 28),
             "moved_flows" => (&mut out.moved_flows, 1..=1 << 28),
             "unreachable" => (&mut out.unreachable, 1..=1 << 28),
+            "users" => (&mut out.users, 1..=1 << 26),
+            "users_per_connection" => (&mut out.users_per_connection, 1..=1 << 16),
+            "news" => (&mut out.news, 16..=1 << 20),
+            "own_requests" => (&mut out.own_requests, 1..=1 << 20),
             "departed" => (&mut out.departed, 1..=1 << 20),
             "series" => (&mut out.series, 1..=1 << 20),
             _ => {
@@ -680,7 +692,7 @@ pub(crate) fn time(
     }
 }
 
-fn bytes(
+pub(super) fn bytes(
     faults: &mut Faults<'_>,
     key: &str,
     value: &Value<'_>,

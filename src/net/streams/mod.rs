@@ -32,7 +32,7 @@ pub use self::{
 use super::tcp;
 use crate::{
     config::tls::{Credentials, name_of},
-    forward::{Fault, Target},
+    forward::{Closed, Fault, Target},
     live::{About, Connections, Now, Sources, TooMany, connections::MOST_SLOTS},
     stats::{CoreStats, Counter},
     wire::{Index, Limits as WireLimits, token::FlowId},
@@ -163,6 +163,8 @@ pub struct Streams {
     /// Slots that are to end once what waits is sent.
     ending: Vec<u32>,
     casualties: VecDeque<Casualty>,
+    /// Those that have ended and are to be told of.
+    closed: Vec<Closed>,
     wheel: Wheel,
     due: Vec<(u32, u16)>,
     buffer: Vec<u8>,
@@ -183,6 +185,7 @@ impl Streams {
             handshakes: Handshakes::default(),
             ending: Vec::new(),
             casualties: VecDeque::new(),
+            closed: Vec::new(),
             wheel: Wheel::new(now.mono_ms),
             due: Vec::new(),
             buffer: Vec::new(),
@@ -447,6 +450,11 @@ impl Streams {
         self.casualties.pop_front()
     }
 
+    /// The next of those that have ended.
+    pub fn closed(&mut self) -> Option<Closed> {
+        self.closed.pop()
+    }
+
     /// Output waits for any peer.
     pub fn is_busy(&self) -> bool {
         self.slots.iter().filter_map(|slot| slot.held.as_deref()).any(|c| c.queued() > 0)
@@ -486,6 +494,14 @@ impl Streams {
             self.ground.stats.add(fault.counter(), 1);
         }
         connection.pipe.take_leave();
+        self.closed.push(Closed {
+            id,
+            listener: connection.listener,
+            peer: connection.peer,
+            opened_ms: connection.opened_ms,
+            heard_ms: connection.heard_ms,
+            reason: reason.counter().label().unwrap_or_default(),
+        });
         self.free.push_back((slot, now.mono_ms));
         let listener = connection.listener;
         let target = if connection.dialed {
