@@ -4,11 +4,12 @@
 //! message. The way of a message: **receive** a batch into buffers of ours, **step** each of its messages (inspect,
 //! decide, rewrite: `forward`), **send** what they left in the outbox, one sendmmsg per socket. What cannot be sent goes
 //! back into the step as `Undeliverable`. Reading stops while a tail is unsent: the kernel buffers, nothing is lost. What is
-//! particular to streams is in `link`.
+//! particular to streams is in `link`; whether the core keeps up says `pace`.
 //!
 //! Not for: deciding anything about SIP (`forward`), making sockets (`net::udp`), starting and stopping the program (`cli`).
 
 mod link;
+mod pace;
 
 use std::{
     io,
@@ -22,8 +23,11 @@ use std::{
     time::Duration,
 };
 
-pub use self::link::Links;
-use self::link::{LISTENERS, Link};
+pub use self::{link::Links, pace::Patience};
+use self::{
+    link::{LISTENERS, Link},
+    pace::Pace,
+};
 
 use arc_swap::{ArcSwap, Cache};
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
@@ -37,6 +41,7 @@ use crate::{
     },
     route::Table,
     stats::{CoreStats, Counter, Gauge},
+    wire::Reason,
 };
 
 /// Batches that one socket may bring in one turn, before the others have theirs.
@@ -60,6 +65,16 @@ pub trait Step: Send + 'static {
     type Table: Send + Sync + 'static;
 
     fn step(&mut self, now: Now, table: &Self::Table, input: Input<'_>, out: &mut Outbox);
+
+    /// Why nothing is taken from this peer, where that is so.
+    fn bars(&self, _now: Now, _table: &Self::Table, _arrival: &Arrival) -> Option<Reason> {
+        None
+    }
+
+    /// Another one whenever somebody who is connected already may have been barred.
+    fn bars_version(&self) -> u64 {
+        0
+    }
 }
 
 impl Step for Core {
@@ -67,6 +82,14 @@ impl Step for Core {
 
     fn step(&mut self, now: Now, table: &Table, input: Input<'_>, out: &mut Outbox) {
         Core::step(self, now, table, input, out);
+    }
+
+    fn bars(&self, now: Now, table: &Table, arrival: &Arrival) -> Option<Reason> {
+        Core::bars(self, now, table, arrival)
+    }
+
+    fn bars_version(&self) -> u64 {
+        Core::bars_version(self)
     }
 }
 
@@ -79,6 +102,8 @@ pub struct Launch<S: Step = Core> {
     pub sockets: Vec<(u8, Socket)>,
     /// Streams, where there are stream listeners.
     pub links: Option<Links>,
+    /// When the core is told that it is behind; `None`: never.
+    pub patience: Option<Patience>,
     pub core: S,
     pub table: Arc<ArcSwap<S::Table>>,
     pub stats: Arc<CoreStats>,
@@ -185,6 +210,9 @@ struct Lane<S: Step> {
     shared: Arc<Shared>,
     ports: Vec<Port>,
     link: Option<Link>,
+    pace: Option<Pace>,
+    /// `Step::bars_version` by which those who are connected were last looked at.
+    barred: u64,
     /// Place in `ports` by listener index.
     by_listener: [u8; 256],
     core: S,
@@ -236,6 +264,8 @@ impl<S: Step> Lane<S> {
             shared,
             ports: ports.collect(),
             link,
+            pace: launch.patience.map(|patience| Pace::new(patience, now.mono_ms)),
+            barred: 0,
             by_listener,
             core: launch.core,
             cache,
@@ -298,14 +328,19 @@ impl<S: Step> Lane<S> {
         let tick = self.next_tick_ms.saturating_sub(self.now.mono_ms);
         if self.is_held() {
             tick.min(HELD_MS)
-        } else if self.batch.at < self.inbound.len()
-            || self.ports.iter().any(|p| p.ready || p.errors)
-            || self.link.as_ref().is_some_and(Link::is_ready)
-        {
+        } else if self.waits() {
             0
         } else {
             tick
         }
+    }
+
+    /// Something is left to be done at once, or a tail keeps us from it.
+    fn waits(&self) -> bool {
+        self.is_held()
+            || self.batch.at < self.inbound.len()
+            || self.ports.iter().any(|p| p.ready || p.errors)
+            || self.link.as_ref().is_some_and(Link::is_ready)
     }
 
     /// A tail is unsent, so nothing more is read.
@@ -335,6 +370,10 @@ impl<S: Step> Lane<S> {
             }
         }
         self.turn_streams();
+        let waits = self.waits();
+        if let Some(behind) = self.pace.as_mut().and_then(|pace| pace.turned(self.now.mono_ms, waits)) {
+            self.core.step(self.now, &self.table, Input::Behind(behind), &mut self.outbox);
+        }
     }
 
     fn tick(&mut self) {

@@ -85,6 +85,7 @@ fn launch(
         pin: false,
         sockets,
         links: Some(links),
+        patience: None,
         core: Script { stats: stats.clone(), times },
         table: Arc::new(ArcSwap::from_pointee(1)),
         stats: stats.clone(),

@@ -272,6 +272,7 @@ pub fn serve_loop() -> io::Result<()> {
         pin: true,
         sockets: vec![(0, socket)],
         links: None,
+        patience: None,
         core: Relay { phones: PHONES.parse().expect("an address"), pbx: PBX.parse().expect("an address") },
         table: Arc::new(ArcSwap::from_pointee(())),
         stats: Arc::new(CoreStats::new()),

@@ -41,6 +41,8 @@ pub enum Input<'a> {
         to: SocketAddr,
         why: Fault,
     },
+    /// The core has fallen behind what comes in, or has caught up again (SPEC 10).
+    Behind(bool),
     /// Once a second, and when the table changed.
     Tick,
 }

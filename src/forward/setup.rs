@@ -5,12 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use ipnet::IpNet;
-
 use super::Arrival;
 use crate::{
-    config::{Names, Settings, Side},
-    live::{Alive, BackOff, Calls, Connections, Flows, Moved, Now, Unreachable},
+    config::{Names, Settings, Side, settings::Protection},
+    live::{Alive, BackOff, Bans, Calls, Connections, Flows, Moved, Now, Prefixes, Unreachable, bans::Terms},
     wire::{
         Limits, Transport, put,
         token::{self, Flow, FlowId, Ring},
@@ -82,7 +80,15 @@ pub struct Setup {
     pub listeners: Vec<Listener>,
     pub names: Names,
     pub ring: Ring,
-    pub trust: Vec<IpNet>,
+    pub trust: Prefixes,
+    /// Of `[protection]`; those of `trust` are exempt too.
+    pub exempt: Prefixes,
+    pub deny: Prefixes,
+    pub allow: Prefixes,
+    pub protection: Protection,
+    pub ban_datagrams: bool,
+    pub retry_after_s: u32,
+    pub emergency: Box<[Box<[u8]>]>,
     pub limits: Limits,
     /// How long an address that refused is passed over.
     pub avoid_ms: u64,
@@ -118,6 +124,7 @@ impl Setup {
             hosts.into_iter().flatten().map(end)
         });
         let route_ends = ends.collect();
+        let protection = &settings.protection;
         Setup {
             router: settings.tokens.router_id,
             boot,
@@ -126,7 +133,14 @@ impl Setup {
             route_ends,
             names: Names::new(settings),
             ring,
-            trust: settings.trust.prefixes.clone(),
+            trust: Prefixes::new(&settings.trust.prefixes),
+            exempt: Prefixes::new(protection.exempt.iter().chain(&settings.trust.prefixes)),
+            deny: Prefixes::new(&protection.deny),
+            allow: Prefixes::new(&protection.allow),
+            ban_datagrams: protection.ban_datagrams,
+            retry_after_s: protection.retry_after.as_secs() as u32,
+            emergency: protection.emergency.iter().map(|user| user.as_bytes().into()).collect(),
+            protection: protection.clone(),
             limits: settings.limits.wire,
             avoid_ms: settings.dns.avoid.as_millis() as u64,
             grace_s: settings.timers.grace.as_secs(),
@@ -170,8 +184,7 @@ impl Setup {
     }
 
     pub fn trusts(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        self.trust.iter().any(|net| net.contains(&ip))
+        self.trust.contains(ip)
     }
 }
 
@@ -192,6 +205,7 @@ pub struct Shared {
     pub moved: Moved,
     pub unreachable: Unreachable,
     pub calls: Calls,
+    pub bans: Bans,
     /// Stream connections of all cores.
     pub connections: Arc<Connections>,
 }
@@ -204,6 +218,12 @@ impl Shared {
             moved: Moved::new(settings.limits.moved_flows),
             unreachable: Unreachable::new(settings.limits.unreachable),
             calls: Calls::new(settings.limits.calls),
+            bans: Bans::new(Terms {
+                most: settings.protection.bans,
+                seconds: settings.protection.ban_time.as_secs(),
+                doubles: settings.protection.ban_doubles,
+                longest_s: settings.protection.ban_longest.as_secs(),
+            }),
             connections,
         }
     }

@@ -98,6 +98,13 @@ numbers! {
         ClosedFraming => CONNECTIONS_CLOSED "framing";
         ClosedConnectFailed => CONNECTIONS_CLOSED "connect_failed";
         ClosedConnectTime => CONNECTIONS_CLOSED "connect_time";
+        /// Who is denied or banned.
+        RefusedDenied => CONNECTIONS_REFUSED "denied";
+        RefusedBanned => CONNECTIONS_REFUSED "banned";
+        ClosedBarred => CONNECTIONS_CLOSED "barred";
+        GuardedDropped => GUARDED_SOURCES_DROPPED;
+        Overloads => OVERLOADS;
+        Urgent => URGENT;
         Pongs => PONGS;
         HandedOver => HANDED_OVER;
         HandOverFull => HAND_OVER_FULL;
@@ -116,10 +123,23 @@ pub enum Gauge {
     TableVersion,
     /// SO_RCVBUF as the kernel granted it.
     ReceiveBuffer,
+    /// Sources that are counted, and room for them.
+    Guarded,
+    GuardedMax,
+    /// 1 while it sheds new requests.
+    Overloaded,
 }
 
 impl Gauge {
-    pub const ALL: [Gauge; 4] = [Gauge::Pins, Gauge::PinsMax, Gauge::TableVersion, Gauge::ReceiveBuffer];
+    pub const ALL: [Gauge; 7] = [
+        Gauge::Pins,
+        Gauge::PinsMax,
+        Gauge::TableVersion,
+        Gauge::ReceiveBuffer,
+        Gauge::Guarded,
+        Gauge::GuardedMax,
+        Gauge::Overloaded,
+    ];
 }
 
 /// Request or response, for `tidings_messages_total`.

@@ -34,6 +34,11 @@ numbers! {
         ConnectionSources => CONNECTION_SOURCES;
         ConnectionQueued => CONNECTION_QUEUED;
         OutputLimit => CONNECTION_OUTPUT_LIMIT;
+        DeniedPrefixes => DENIED_PREFIXES;
+        Bans => BANS;
+        BansLimit => BANS_LIMIT;
+        NewDialogsLimit => NEW_DIALOGS_LIMIT;
+        MalformedLimit => MALFORMED_LIMIT;
         OpenFilesLimit => OPEN_FILES_LIMIT;
         LimitMessage => LIMIT_MESSAGE;
         LimitHeaderLines => LIMIT_HEADER_LINES;
@@ -60,6 +65,12 @@ numbers! {
         /// Probes that were due while there was no room.
         ProbesDelayed => PROBES_DELAYED;
         DepartedDropped => DEPARTED_DROPPED;
+        BansMalformed => BANS_BEGUN "malformed";
+        BansExcess => BANS_BEGUN "excess";
+        BansOperator => BANS_BEGUN "operator";
+        BansLifted => BANS_LIFTED;
+        BansLeftOut => BANS_LEFT_OUT;
+        BanMirrorFailures => BAN_MIRROR_FAILURES;
         DnsAnswered => DNS_LOOKUPS "answered";
         /// No such name, or no record of use.
         DnsNothing => DNS_LOOKUPS "nothing";

@@ -17,7 +17,7 @@ use crate::{
     live::Now,
     net::{
         inbox::{Batch, Inbox},
-        streams::{Ground, Heard, Streams, messages},
+        streams::{Bars, Ground, Heard, Streams, messages},
         sys,
     },
     stats::Counter,
@@ -97,10 +97,10 @@ impl Link {
         self.streams.tick(now);
     }
 
-    fn accept(&mut self, now: Now) {
+    fn accept(&mut self, now: Now, bars: Bars<'_>) {
         for door in &mut self.listeners {
             if door.ready {
-                door.ready = self.streams.accept(door.listener, &door.socket, now);
+                door.ready = self.streams.accept(door.listener, &door.socket, now, bars);
             }
         }
     }
@@ -169,7 +169,16 @@ impl<S: Step> Lane<S> {
     pub(super) fn turn_streams(&mut self) {
         let Some(link) = &mut self.link else { return };
         link.empty_inbox(self.now);
-        link.accept(self.now);
+        let (core, table, now) = (&self.core, &*self.table, self.now);
+        let bars = |listener, peer| {
+            let arrival = Arrival { listener, local: peer, peer, flow: None };
+            core.bars(now, table, &arrival)
+        };
+        if self.barred != core.bars_version() {
+            self.barred = core.bars_version();
+            link.streams.bar(now, &bars);
+        }
+        link.accept(now, &bars);
         self.read_streams();
         self.flush();
     }

@@ -5,6 +5,7 @@
 
 mod dns;
 mod keys;
+mod protection;
 mod read;
 mod units;
 mod warn;
@@ -21,6 +22,7 @@ pub(super) use units::host_port;
 
 pub use dns::Dns;
 pub use keys::parse_ring;
+pub use protection::{NftSets, Protection};
 pub use warn::warnings;
 
 /// The table that serves where no file is named: no pool, no rule.
@@ -68,6 +70,7 @@ pub struct Settings {
     pub udp: Udp,
     pub dns: Dns,
     pub connections: ConnectionLimits,
+    pub protection: Protection,
     pub admin: Admin,
     pub log: Log,
     pub origin: Origin,
@@ -238,6 +241,7 @@ impl Default for Settings {
             udp: Udp::default(),
             dns: Dns::default(),
             connections: ConnectionLimits::default(),
+            protection: Protection::default(),
             admin: Admin::default(),
             log: Log::default(),
             origin: Origin::default(),

@@ -12,11 +12,11 @@ use super::{
         headers,
     },
     Admin, ConnectionLimits, Health, Limits, ListenSpec, Log, Settings, Side, Timers, Tokens, Trust, Udp,
-    Workers, default_listener, dns, keys, listener_id, units,
+    Workers, default_listener, dns, keys, listener_id, protection, units,
 };
 use crate::wire::Transport;
 
-const SECTIONS: [&str; 16] = [
+const SECTIONS: [&str; 17] = [
     "table",
     "state_dir",
     "aliases",
@@ -30,6 +30,7 @@ const SECTIONS: [&str; 16] = [
     "udp",
     "dns",
     "connections",
+    "protection",
     "admin",
     "log",
     "cluster",
@@ -73,6 +74,7 @@ impl Settings {
                 "udp" => udp(&mut faults, value, &mut settings.udp),
                 "dns" => dns::dns(&mut faults, value, &mut settings.dns),
                 "connections" => connections(&mut faults, value, &mut settings.connections),
+                "protection" => protection::protection(&mut faults, value, &mut settings.protection),
                 "admin" => admin(&mut faults, value, &mut settings.admin),
                 "log" => log(&mut faults, value, &mut settings.log),
                 "cluster" => faults.not_yet(key, "routers do not know each other so far; leave the section out"),
@@ -484,7 +486,7 @@ fn connections(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut ConnectionL
             "per_address" => count(&mut out.per_address, faults),
             "per_prefix" => count(&mut out.per_prefix, faults),
             "accepts_per_second" => count(&mut out.accepts_per_second, faults),
-            "exempt" => out.exempt = exempt(faults, value),
+            "exempt" => out.exempt = networks(faults, name, value),
             "output" => set(&mut out.output, bytes(faults, name, value, 64 << 10..=64 << 20)),
             "idle" => set(&mut out.idle, at_least_a_second(faults, name, value, 7 * day)),
             "first_message" => set(&mut out.first_message, at_least_a_second(faults, name, value, day)),
@@ -497,7 +499,7 @@ fn connections(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut ConnectionL
 }
 
 /// Times of connections are kept by the second.
-fn at_least_a_second(
+pub(super) fn at_least_a_second(
     faults: &mut Faults<'_>,
     key: &str,
     value: &Value<'_>,
@@ -511,10 +513,11 @@ fn at_least_a_second(
     Some(time)
 }
 
-fn exempt(faults: &mut Faults<'_>, value: &Value<'_>) -> Vec<IpNet> {
+/// Addresses and prefixes.
+pub(super) fn networks(faults: &mut Faults<'_>, key: &str, value: &Value<'_>) -> Vec<IpNet> {
     let mut out = Vec::new();
-    for item in faults.array("exempt", value).into_iter().flat_map(|items| items.iter()) {
-        let Some(text) = faults.string("exempt", item) else { continue };
+    for item in faults.array(key, value).into_iter().flat_map(|items| items.iter()) {
+        let Some(text) = faults.string(key, item) else { continue };
         match network(text.value) {
             Some(net) => out.push(net),
             None => faults.error(

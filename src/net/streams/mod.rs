@@ -68,6 +68,8 @@ pub enum Reason {
     Framing,
     ConnectFailed,
     ConnectTime,
+    /// Nothing is taken from its peer any more.
+    Barred,
 }
 
 impl Reason {
@@ -84,9 +86,13 @@ impl Reason {
             Reason::Framing => Counter::ClosedFraming,
             Reason::ConnectFailed => Counter::ClosedConnectFailed,
             Reason::ConnectTime => Counter::ClosedConnectTime,
+            Reason::Barred => Counter::ClosedBarred,
         }
     }
 }
+
+/// Why nothing is taken from who is at a listener's other end, where that is so.
+pub type Bars<'a> = &'a dyn Fn(u8, SocketAddr) -> Option<crate::wire::Reason>;
 
 /// Whole messages that could not be sent, the first of them perhaps in part.
 pub struct Casualty {
@@ -161,7 +167,7 @@ impl Streams {
     }
 
     /// Accepts what waits, up to its share of a turn. True where more may wait.
-    pub fn accept(&mut self, listener: u8, socket: &TcpListener, now: Now) -> bool {
+    pub fn accept(&mut self, listener: u8, socket: &TcpListener, now: Now, bars: Bars<'_>) -> bool {
         for _ in 0..ACCEPTS {
             let (stream, peer) = match socket.accept() {
                 Ok(accepted) => accepted,
@@ -176,6 +182,12 @@ impl Streams {
                     _ => continue,
                 },
             };
+            if let Some(reason) = bars(listener, peer) {
+                let banned = reason == crate::wire::Reason::Banned;
+                let counter = if banned { Counter::RefusedBanned } else { Counter::RefusedDenied };
+                self.ground.stats.add(counter, 1);
+                continue;
+            }
             if let Err(too_many) = self.ground.sources.take(peer.ip(), now) {
                 let counter = match too_many {
                     TooMany::All => Counter::RefusedAll,
@@ -198,6 +210,16 @@ impl Streams {
             }
         }
         true
+    }
+
+    /// Ends the accepted connections of those from whom nothing is taken any more.
+    pub fn bar(&mut self, now: Now, bars: Bars<'_>) {
+        for slot in 0..self.slots.len() as u32 {
+            let barred = self.held(slot).is_some_and(|c| !c.dialed && bars(c.listener, c.peer).is_some());
+            if barred {
+                self.close(slot, Reason::Barred, now);
+            }
+        }
     }
 
     /// Gives a connection its slot.
