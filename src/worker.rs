@@ -343,6 +343,15 @@ impl<S: Step> Lane<S> {
             || self.link.as_ref().is_some_and(Link::is_ready)
     }
 
+    /// The turn could not do all that there was. Of connections a few that always have something are no arrears, since they
+    /// take turns with all others; nor are those who wait at the door.
+    fn is_in_arrears(&self) -> bool {
+        self.is_held()
+            || self.batch.at < self.inbound.len()
+            || self.ports.iter().any(|port| port.ready)
+            || self.link.as_ref().is_some_and(|link| link.streams.is_crowded())
+    }
+
     /// A tail is unsent, so nothing more is read.
     fn is_held(&self) -> bool {
         !self.outbox.messages.is_empty()
@@ -370,8 +379,8 @@ impl<S: Step> Lane<S> {
             }
         }
         self.turn_streams();
-        let waits = self.waits();
-        if let Some(behind) = self.pace.as_mut().and_then(|pace| pace.turned(self.now.mono_ms, waits)) {
+        let arrears = self.is_in_arrears();
+        if let Some(behind) = self.pace.as_mut().and_then(|pace| pace.turned(self.now.mono_ms, arrears)) {
             self.core.step(self.now, &self.table, Input::Behind(behind), &mut self.outbox);
         }
     }

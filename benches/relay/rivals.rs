@@ -184,7 +184,8 @@ fn children(pid: u32) -> Vec<u32> {
 fn tidings_toml(dir: &Path) -> String {
     format!(
         "table = \"table.toml\"\nstate_dir = {:?}\n\n[workers]\ncount = 1\npin = true\n\n[[listen]]\nname = \"bench\"\n\
-         transport = \"udp\"\naddress = \"{}\"\nside = \"both\"\n\n[admin]\naddress = \"127.6.0.12:15090\"\n",
+         transport = \"udp\"\naddress = \"{}\"\nside = \"both\"\n\n[admin]\naddress = \"127.6.0.12:15090\"\n\n\
+         [protection] # counted, and never reached\nnew_dialogs = 1000000\nnew_dialogs_burst = 1000000\n",
         dir.display().to_string(),
         Kind::Tidings.address()
     )

@@ -27,7 +27,7 @@ impl Pace {
         Pace { patience, emptied_ms: now_ms, turns: 0, strained_ms: 0, behind: false }
     }
 
-    /// A turn that began at `now_ms` has ended; something `waits`, or not. Tells a change: behind, or not any more.
+    /// A turn that began at `now_ms` has ended; something that it should have done `waits`, or not. Tells a change: behind, or not any more.
     pub fn turned(&mut self, now_ms: u64, waits: bool) -> Option<bool> {
         if !waits {
             self.emptied_ms = now_ms;

@@ -6,6 +6,7 @@ mod rig;
 
 mod attacks;
 mod bans;
+mod crowd;
 mod limits;
 mod overload;
 

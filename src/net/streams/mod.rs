@@ -316,6 +316,11 @@ impl Streams {
         !self.ready.is_empty()
     }
 
+    /// Do more of them wait to be read than a turn reads?
+    pub fn is_crowded(&self) -> bool {
+        self.ready.len() > READS
+    }
+
     /// Reads from those that may have bytes, each once before any twice, up to a turn's share or until `enough` (asked of
     /// what `hear` collects). Each message is told with the connection's listener, ends and id.
     pub fn read(&mut self, now: Now, hear: &mut dyn FnMut(&Ends, Heard<'_>) -> bool) {
