@@ -163,7 +163,7 @@ pub fn used(before: &[(u32, u64)], after: &[(u32, u64)]) -> u64 {
     after.iter().map(spent).max().unwrap_or(0)
 }
 
-fn cpu_ns(pid: u32) -> u64 {
+pub fn cpu_ns(pid: u32) -> u64 {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
     tasks
         .flatten()
@@ -172,7 +172,7 @@ fn cpu_ns(pid: u32) -> u64 {
         .sum()
 }
 
-fn children(pid: u32) -> Vec<u32> {
+pub fn children(pid: u32) -> Vec<u32> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     tasks
         .flatten()
