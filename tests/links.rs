@@ -90,6 +90,7 @@ fn launch(
         sockets,
         links: Some(links),
         inboxes: inboxes.clone(),
+        patience: None,
         core: Script { stats: stats.clone(), times },
         table: Arc::new(ArcSwap::from_pointee(1)),
         stats: stats.clone(),

@@ -4,6 +4,7 @@
 //! `cli::run` and `cli::demo` drive it; `admin` serves what `Router` shows. Nothing here touches a message.
 
 pub mod backends;
+pub mod bans;
 mod certificates;
 pub mod connections;
 mod flow_events;
@@ -40,7 +41,7 @@ use crate::{
     net::{self, inbox::Inbox, streams, tcp, udp},
     stats::{CoreStats, Exporter, NamedBackend, Process, ProcessGauge, SeriesRegistry},
     wire::token::Ring,
-    worker::{self, Launch, Links, Worker},
+    worker::{self, Launch, Links, Patience, Worker},
 };
 
 /// A worker that has not turned for so long is stuck (a healthy one does each second).
@@ -135,6 +136,9 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     let tables = Arc::new(Tables::new(ground, source).map_err(StartError::Refused)?);
     let setup = Arc::new(Setup::new(&settings, ring, boot, now));
     let shared = Arc::new(Shared::new(&settings));
+    if let Some(dir) = &state_dir {
+        shared.bans.restore(dir.bans()?, now.unix_s);
+    }
     let stats: Vec<_> = (0..count).map(|_| Arc::new(CoreStats::with_bound(series.bound()))).collect();
     let sources = Arc::new(Sources::new(source_limits(&settings, most)));
     let inboxes: Arc<[Inbox]> = (0..count).map(|_| Inbox::default()).collect();
@@ -163,6 +167,7 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
                 },
             }),
             inboxes: inboxes.clone(),
+            patience: patience(&settings),
             core: Core::new(setup.clone(), shared.clone(), stats.clone(), count),
             table: tables.current().clone(),
             stats: stats.clone(),
@@ -188,6 +193,7 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     };
     router.publish_limits(now, files);
     let router = Arc::new(router);
+    runtime.spawn(bans::watch(router.clone(), state_dir.clone()));
     runtime.spawn(chores(router.clone(), state_dir));
     runtime.spawn(flow_events::watch(router.clone()));
     runtime.spawn(keepalive::watch(router.clone()));
@@ -319,9 +325,11 @@ impl Router {
         process.set(ProcessGauge::Ready, self.is_ready().into());
         self.tables.names().publish();
         process.set_named(self.named_backends());
+        process.set(ProcessGauge::Bans, self.shared.bans.len() as u64);
         process.set(ProcessGauge::ConnectionSources, self.sources.len() as u64);
         let mut samples = self.backend_samples();
         samples.append(&mut self.connection_samples());
+        samples.push(self.patience_sample());
         self.exporter.render(&samples)
     }
 
@@ -363,6 +371,10 @@ impl Router {
             (ProcessGauge::PerPrefixLimit, self.sources.limits().per_prefix as usize),
             (ProcessGauge::AcceptsLimit, self.sources.limits().accepts_per_second as usize),
             (ProcessGauge::HandshakesLimit, self.settings.connections.handshakes),
+            (ProcessGauge::DeniedPrefixes, self.settings.protection.deny.len()),
+            (ProcessGauge::BansLimit, self.settings.protection.bans),
+            (ProcessGauge::NewDialogsLimit, self.settings.protection.new_dialogs as usize),
+            (ProcessGauge::MalformedLimit, self.settings.protection.malformed as usize),
             (ProcessGauge::OutputLimit, self.settings.connections.output),
             (ProcessGauge::OpenFilesLimit, usize::try_from(files).unwrap_or(usize::MAX)),
             (ProcessGauge::LimitMessage, limits.wire.message),
@@ -487,6 +499,12 @@ fn source_limits(settings: &Settings, most: usize) -> SourceLimits {
         accepts_per_second: of.accepts_per_second,
         exempt: of.exempt.iter().chain(&settings.trust.prefixes).copied().collect(),
     }
+}
+
+fn patience(settings: &Settings) -> Option<Patience> {
+    let of = &settings.protection;
+    let ms = |time: Duration| time.as_millis() as u64;
+    of.shed.then(|| Patience { behind_ms: ms(of.behind), calm_ms: ms(of.calm) })
 }
 
 fn stream_limits(settings: &Settings, cores: usize) -> streams::Limits {

@@ -35,6 +35,7 @@ impl Proxy {
         match self.take(turn, view, code, out, rec) {
             Ok(()) => {}
             Err(reason) => {
+                let reason = if self.bears(turn, reason) { reason } else { Reason::MalformedRate };
                 self.stats.refused(reason);
                 if R::ON {
                     rec.step("drop", format_args!("{}", reason.label()));
@@ -57,7 +58,7 @@ impl Proxy {
         let method = essentials.method;
         self.stats.received(Kind::Response(method), arrived.transport);
         let (token, key_id) = self.verified(&essentials, setup)?;
-        let from = self.sources.of(turn);
+        let from = turn.source;
         let flow = arrived.flow(turn.arrival);
         let expected = match token.bound {
             Bound::Backend => from.is_backend(),

@@ -17,7 +17,7 @@ use crate::{
     live::Now,
     net::{
         inbox::Inbox,
-        streams::{Ground, Heard, HostOf, Streams, messages},
+        streams::{Bars, Ground, Heard, HostOf, Streams, messages},
         sys,
     },
     stats::Counter,
@@ -93,10 +93,10 @@ impl Link {
         self.streams.tick(now);
     }
 
-    fn accept(&mut self, now: Now) {
+    fn accept(&mut self, now: Now, bars: Bars<'_>) {
         for door in &mut self.listeners {
             if door.ready {
-                door.ready = self.streams.accept(door.listener, &door.socket, now);
+                door.ready = self.streams.accept(door.listener, &door.socket, now, bars);
             }
         }
     }
@@ -154,9 +154,17 @@ impl<S: Step> Lane<S> {
     /// A turn's share of the streams.
     pub(super) fn turn_streams(&mut self) {
         self.empty_inbox();
-        if let Some(link) = &mut self.link {
-            link.accept(self.now);
+        let Some(link) = &mut self.link else { return };
+        let (core, table, now) = (&self.core, &*self.table, self.now);
+        let bars = |listener, peer| {
+            let arrival = Arrival { listener, local: peer, peer, flow: None };
+            core.bars(now, table, &arrival)
+        };
+        if self.barred != core.bars_version() {
+            self.barred = core.bars_version();
+            link.streams.bar(now, &bars);
         }
+        link.accept(now, &bars);
         self.read_streams();
         self.flush();
     }

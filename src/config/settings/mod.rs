@@ -6,6 +6,7 @@
 mod dns;
 mod flow_events;
 mod keys;
+mod protection;
 mod read;
 pub mod tls;
 mod units;
@@ -24,6 +25,7 @@ pub(super) use units::host_port;
 pub use dns::Dns;
 pub use flow_events::{FlowEvents, Keepalive, KeepaliveMethod, NotifyTo, Webhook};
 pub use keys::parse_ring;
+pub use protection::{NftSets, Protection};
 pub use tls::Tls;
 pub use warn::warnings;
 
@@ -77,6 +79,7 @@ pub struct Settings {
     pub tls: Tls,
     pub flow_events: FlowEvents,
     pub keepalive: Keepalive,
+    pub protection: Protection,
     pub admin: Admin,
     pub log: Log,
     pub origin: Origin,
@@ -262,6 +265,7 @@ impl Default for Settings {
             tls: Tls::default(),
             flow_events: FlowEvents::default(),
             keepalive: Keepalive::default(),
+            protection: Protection::default(),
             admin: Admin::default(),
             log: Log::default(),
             origin: Origin::default(),

@@ -87,6 +87,8 @@ pub enum Reason {
     /// Its handshake was the oldest of too many.
     Handshakes,
     Tls(tls::Fault),
+    /// Nothing is taken from its peer any more.
+    Barred,
 }
 
 impl Reason {
@@ -106,9 +108,13 @@ impl Reason {
             Reason::HandshakeTime => Counter::ClosedHandshakeTime,
             Reason::Handshakes => Counter::ClosedHandshakes,
             Reason::Tls(_) => Counter::ClosedTls,
+            Reason::Barred => Counter::ClosedBarred,
         }
     }
 }
+
+/// Why nothing is taken from who is at a listener's other end, where that is so.
+pub type Bars<'a> = &'a dyn Fn(u8, SocketAddr) -> Option<crate::wire::Reason>;
 
 /// Whole messages that could not be sent, the first of them perhaps in part.
 pub struct Casualty {
@@ -194,7 +200,7 @@ impl Streams {
     }
 
     /// Accepts what waits, up to its share of a turn. True where more may wait.
-    pub fn accept(&mut self, listener: u8, socket: &TcpListener, now: Now) -> bool {
+    pub fn accept(&mut self, listener: u8, socket: &TcpListener, now: Now, bars: Bars<'_>) -> bool {
         for _ in 0..ACCEPTS {
             let (stream, peer) = match socket.accept() {
                 Ok(accepted) => accepted,
@@ -209,6 +215,12 @@ impl Streams {
                     _ => continue,
                 },
             };
+            if let Some(reason) = bars(listener, peer) {
+                let banned = reason == crate::wire::Reason::Banned;
+                let counter = if banned { Counter::RefusedBanned } else { Counter::RefusedDenied };
+                self.ground.stats.add(counter, 1);
+                continue;
+            }
             if let Err(too_many) = self.ground.sources.take(peer.ip(), now) {
                 let counter = match too_many {
                     TooMany::All => Counter::RefusedAll,
@@ -234,6 +246,16 @@ impl Streams {
             }
         }
         true
+    }
+
+    /// Ends the accepted connections of those from whom nothing is taken any more.
+    pub fn bar(&mut self, now: Now, bars: Bars<'_>) {
+        for slot in 0..self.slots.len() as u32 {
+            let barred = self.held(slot).is_some_and(|c| !c.dialed && bars(c.listener, c.peer).is_some());
+            if barred {
+                self.close(slot, Reason::Barred, now);
+            }
+        }
     }
 
     /// Gives a connection its slot.
@@ -329,6 +351,11 @@ impl Streams {
     /// May any have bytes?
     pub fn is_ready(&self) -> bool {
         !self.ready.is_empty() || !self.handshakes.ready.is_empty()
+    }
+
+    /// Do more of them wait to be read than a turn reads?
+    pub fn is_crowded(&self) -> bool {
+        self.ready.len() > READS
     }
 
     /// Sends whole messages by an open connection of this core. What fails becomes a casualty.
