@@ -32,7 +32,7 @@ pub use self::{
 use super::tcp;
 use crate::{
     config::tls::{Credentials, name_of},
-    forward::{Fault, Target},
+    forward::{Closed, Fault, Target},
     live::{About, Connections, Now, Sources, TooMany, connections::MOST_SLOTS},
     stats::{CoreStats, Counter},
     wire::{Index, Limits as WireLimits, token::FlowId},
@@ -87,6 +87,8 @@ pub enum Reason {
     /// Its handshake was the oldest of too many.
     Handshakes,
     Tls(tls::Fault),
+    /// Nothing is taken from its peer any more.
+    Barred,
 }
 
 impl Reason {
@@ -106,9 +108,13 @@ impl Reason {
             Reason::HandshakeTime => Counter::ClosedHandshakeTime,
             Reason::Handshakes => Counter::ClosedHandshakes,
             Reason::Tls(_) => Counter::ClosedTls,
+            Reason::Barred => Counter::ClosedBarred,
         }
     }
 }
+
+/// Why nothing is taken from who is at a listener's other end, where that is so.
+pub type Bars<'a> = &'a dyn Fn(u8, SocketAddr) -> Option<crate::wire::Reason>;
 
 /// Whole messages that could not be sent, the first of them perhaps in part.
 pub struct Casualty {
@@ -163,6 +169,8 @@ pub struct Streams {
     /// Slots that are to end once what waits is sent.
     ending: Vec<u32>,
     casualties: VecDeque<Casualty>,
+    /// Those that have ended and are to be told of.
+    closed: Vec<Closed>,
     wheel: Wheel,
     due: Vec<(u32, u16)>,
     buffer: Vec<u8>,
@@ -183,6 +191,7 @@ impl Streams {
             handshakes: Handshakes::default(),
             ending: Vec::new(),
             casualties: VecDeque::new(),
+            closed: Vec::new(),
             wheel: Wheel::new(now.mono_ms),
             due: Vec::new(),
             buffer: Vec::new(),
@@ -191,7 +200,7 @@ impl Streams {
     }
 
     /// Accepts what waits, up to its share of a turn. True where more may wait.
-    pub fn accept(&mut self, listener: u8, socket: &TcpListener, now: Now) -> bool {
+    pub fn accept(&mut self, listener: u8, socket: &TcpListener, now: Now, bars: Bars<'_>) -> bool {
         for _ in 0..ACCEPTS {
             let (stream, peer) = match socket.accept() {
                 Ok(accepted) => accepted,
@@ -206,6 +215,12 @@ impl Streams {
                     _ => continue,
                 },
             };
+            if let Some(reason) = bars(listener, peer) {
+                let banned = reason == crate::wire::Reason::Banned;
+                let counter = if banned { Counter::RefusedBanned } else { Counter::RefusedDenied };
+                self.ground.stats.add(counter, 1);
+                continue;
+            }
             if let Err(too_many) = self.ground.sources.take(peer.ip(), now) {
                 let counter = match too_many {
                     TooMany::All => Counter::RefusedAll,
@@ -231,6 +246,16 @@ impl Streams {
             }
         }
         true
+    }
+
+    /// Ends the accepted connections of those from whom nothing is taken any more.
+    pub fn bar(&mut self, now: Now, bars: Bars<'_>) {
+        for slot in 0..self.slots.len() as u32 {
+            let barred = self.held(slot).is_some_and(|c| !c.dialed && bars(c.listener, c.peer).is_some());
+            if barred {
+                self.close(slot, Reason::Barred, now);
+            }
+        }
     }
 
     /// Gives a connection its slot.
@@ -326,6 +351,11 @@ impl Streams {
     /// May any have bytes?
     pub fn is_ready(&self) -> bool {
         !self.ready.is_empty() || !self.handshakes.ready.is_empty()
+    }
+
+    /// Do more of them wait to be read than a turn reads?
+    pub fn is_crowded(&self) -> bool {
+        self.ready.len() > READS
     }
 
     /// Sends whole messages by an open connection of this core. What fails becomes a casualty.
@@ -447,6 +477,11 @@ impl Streams {
         self.casualties.pop_front()
     }
 
+    /// The next of those that have ended.
+    pub fn closed(&mut self) -> Option<Closed> {
+        self.closed.pop()
+    }
+
     /// Output waits for any peer.
     pub fn is_busy(&self) -> bool {
         self.slots.iter().filter_map(|slot| slot.held.as_deref()).any(|c| c.queued() > 0)
@@ -486,6 +521,14 @@ impl Streams {
             self.ground.stats.add(fault.counter(), 1);
         }
         connection.pipe.take_leave();
+        self.closed.push(Closed {
+            id,
+            listener: connection.listener,
+            peer: connection.peer,
+            opened_ms: connection.opened_ms,
+            heard_ms: connection.heard_ms,
+            reason: reason.counter().label().unwrap_or_default(),
+        });
         self.free.push_back((slot, now.mono_ms));
         let listener = connection.listener;
         let target = if connection.dialed {
