@@ -73,6 +73,11 @@ const SETTINGS: &str = r#"
 name = "all"
 transport = "udp"
 address = "127.6.1.12:15060"
+
+# As much as one party here sends: what counts it is to be counted too.
+[protection]
+new_dialogs_burst = 1000000
+malformed_burst = 1000000
 "#;
 
 /// Every kind of look-up that a rule can ask for.

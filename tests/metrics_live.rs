@@ -3,12 +3,11 @@
 //! At the end every declared metric must have a series above zero. Some cannot be provoked from outside or with one worker:
 //! tests/udp.rs drives a panic of a worker and a socket that takes no more, tests/links.rs what one core hands to another.
 //! A host with too many addresses needs a DNS server: tests/names.rs has one. Requests of our own, flow events and keep-alives
-//! are driven in tests/flow_events.rs.
+//! are driven in tests/flow_events.rs; tests/protection has a worker that is behind.
 
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream, UdpSocket},
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -23,8 +22,11 @@ use tidings::{
 };
 
 const ROUTER: &str = "127.61.1.1:5060";
+const SECURE: &str = "127.61.1.1:5061";
 const PBX: &str = "127.61.1.11:5060";
-const NOT_FROM_OUTSIDE: [&str; 23] = [
+const NOT_FROM_OUTSIDE: [&str; 25] = [
+    names::OVERLOADED.name,
+    names::OVERLOADS.name,
     names::TURN_PANICS.name,
     names::SEND_BLOCKED.name,
     names::DNS_ADDRESSES_DROPPED.name,
@@ -63,8 +65,28 @@ name = "stream"
 transport = "tcp"
 address = "127.61.1.1:5060"
 
+[[listen]]
+name = "secure"
+transport = "tls"
+address = "127.61.1.1:5061"
+certificate = "metrics.pem"
+private_key = "metrics.key"
+
 [connections]
 per_address = 2
+
+[protection]
+deny = ["127.61.9.0/24"]
+sources = 8
+new_dialogs = 1
+new_dialogs_burst = 200
+malformed = 1
+malformed_burst = 10
+ban_after = 20
+ban_datagrams = true
+bans = 1
+# No such set.
+nftables = { ipv4 = "inet tidings_test nobody" }
 
 [tokens]
 keys = [{ id = 3, key = "00112233445566778899aabbccddeeff" }]
@@ -172,6 +194,8 @@ route = "pbxs"
 struct House {
     running: Running,
     pbx: Party,
+    /// What the TLS listener shows.
+    certificate: rustls::pki_types::CertificateDer<'static>,
 }
 
 /// A SIP user agent of the plainest kind: one socket.
@@ -247,7 +271,12 @@ fn forge(text: &str, after: &str, before: char) -> String {
 
 impl House {
     fn new() -> House {
-        let mut settings = Settings::parse("test.toml", SETTINGS, Path::new("")).expect("sound settings");
+        let dir = std::env::temp_dir().join(format!("tidings-metrics-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("the temporary directory can be written");
+        let made = rcgen::generate_simple_self_signed(["sip.example".to_owned()]).expect("random numbers");
+        std::fs::write(dir.join("metrics.pem"), made.cert.pem()).expect("written");
+        std::fs::write(dir.join("metrics.key"), made.signing_key.serialize_pem()).expect("written");
+        let mut settings = Settings::parse("test.toml", SETTINGS, &dir).expect("sound settings");
         // So small that each is soon full.
         settings.limits.pins = 1;
         settings.limits.flows = 1;
@@ -258,7 +287,8 @@ impl House {
         settings.udp.receive_buffer = 128 << 10;
         let source = TableSource::Text { name: "test table".into(), text: TABLE.into() };
         let running = control::start(settings, source).expect("the router starts");
-        House { running, pbx: Party::new(PBX) }
+        std::fs::remove_dir_all(dir).expect("ours");
+        House { running, pbx: Party::new(PBX), certificate: made.cert.der().clone() }
     }
 
     /// The sum over the series of a metric (of a histogram: its count).
@@ -552,6 +582,76 @@ fn connections(house: &House) -> TcpStream {
     deaf
 }
 
+/// A handshake that is refused by who does not trust us, one that is completed, and one that hangs.
+fn handshakes(house: &House, from: &str) -> TcpStream {
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, crypto::ring, pki_types::CertificateDer};
+    let call = || -> TcpStream {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let from: SocketAddr = from.parse().expect("an address of the test's");
+        socket.bind(&from.into()).expect("a free port");
+        let to: SocketAddr = SECURE.parse().expect("an address of the test's");
+        socket.connect(&to.into()).expect("it listens");
+        socket.into()
+    };
+    let greet = |roots: RootCertStore| {
+        let config = ClientConfig::builder_with_provider(std::sync::Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = "sip.example".try_into().expect("a name");
+        let mut tls = ClientConnection::new(std::sync::Arc::new(config), name).expect("a client");
+        let outcome = tls.complete_io(&mut call());
+        outcome.map(drop)
+    };
+    let stranger = rcgen::generate_simple_self_signed(["x".to_owned()]).expect("random numbers");
+    let trusting = |certificate: CertificateDer<'static>| {
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate).expect("a certificate");
+        roots
+    };
+    greet(trusting(stranger.cert.der().clone())).expect_err("not trusted");
+    house.until(&names::TLS_ERRORS, 1.0);
+    greet(trusting(house.certificate.clone())).expect("trusted");
+    house.until(&names::TLS_HANDSHAKES, 1.0);
+    let hanging = call();
+    house.until(&names::HANDSHAKES, 1.0);
+    hanging
+}
+
+/// One who floods and is banned, another for whom there is no room, a ban lifted; a call for help from who has used up his
+/// share; more sources than are counted.
+fn protection(house: &House) {
+    let router = house.running.router();
+    for host in 100..112 {
+        let party = Party::new(&format!("127.61.1.{host}:5060"));
+        party.send("rubbish");
+    }
+    house.until(&names::GUARDED_SOURCES_DROPPED, 1.0);
+    house.until(&names::GUARDED_SOURCES, 1.0);
+    let hasty = Party::new("127.61.1.120:5060");
+    let end = Instant::now() + Duration::from_secs(10);
+    while house.value(names::URGENT.name) == 0.0 {
+        assert!(Instant::now() < end, "nobody calls for help");
+        for n in 0..50 {
+            hasty.send(&hasty.request("INVITE", "urn:service:sos", &format!("help{n}"), ""));
+        }
+    }
+    let hostile = Party::new("127.61.1.121:5060");
+    (0..60).for_each(|_| hostile.send("rubbish"));
+    house.until(&names::BANS, 1.0);
+    let wanted = |address: &str| control::bans::Wanted {
+        address: address.parse().expect("an address"),
+        seconds: None,
+    };
+    assert!(router.ban(&wanted("192.0.2.9")).is_err(), "there is room for one");
+    let banned = router.bans().bans[0].source.parse().expect("an address");
+    assert!(router.lift(banned));
+    router.ban(&wanted("192.0.2.9")).expect("there is room again");
+    house.until(&names::BAN_MIRROR_FAILURES, 1.0);
+}
+
 #[test]
 fn every_metric_moves_in_a_running_router() {
     let house = House::new();
@@ -569,7 +669,9 @@ fn every_metric_moves_in_a_running_router() {
     names_of_backends(&house);
     loop_lag(&house);
     kernel_drops(&house);
+    protection(&house);
     let _deaf = connections(&house);
+    let _hanging = handshakes(&house, "127.61.1.40:0");
     house.until(&names::PINS, 1.0);
     house.until(&names::CALLS, 1.0);
     house.until(&names::PROBES_UNDER_WAY, 1.0);
@@ -596,7 +698,13 @@ fn every_metric_moves_in_a_running_router() {
         r#"tidings_connections_refused_total{cause="address"}"#,
         r#"tidings_connections_closed_total{reason="peer"}"#,
         r#"tidings_connections{transport="tcp",role="accepted"}"#,
+        r#"tidings_tls_handshakes_total{role="accepted"}"#,
+        r#"tidings_tls_errors_total{cause="alert"}"#,
+        r#"tidings_certificate_loads_total{outcome="loaded"}"#,
         r#"tidings_refused_total{cause="not_sip"}"#,
+        r#"tidings_refused_total{cause="malformed_rate"}"#,
+        r#"tidings_bans_begun_total{cause="malformed"}"#,
+        r#"tidings_bans_begun_total{cause="operator"}"#,
         r#"tidings_answers_total{code="489"}"#,
         r#"tidings_dns_lookups_total{outcome="answered"}"#,
         r#"tidings_dns_lookups_total{outcome="failed"}"#,

@@ -306,7 +306,7 @@ fn a_wildcard_listener_names_the_address_of_the_connection() {
          [[listen]]\nname = \"pbxs\"\ntransport = \"udp\"\naddress = \"127.40.212.2:5060\"\nside = \"backends\"\n\
          [admin]\naddress = \"127.40.212.1:9060\"\n";
     let router = rig::Router::start(settings, &one_pbx(212));
-    let scene = Scene { router, net: 212, column: ("tcp", "udp") };
+    let scene = Scene { router, net: 212, column: ("tcp", "udp"), pki: crate::rig::TempDir::new("pki") };
     let (phone, pbx) = (scene.phone(), scene.pbx(1));
     let entry: SocketAddr = "127.40.212.7:15212".parse().expect("an address");
     let request = Request::new("SUBSCRIBE", "sip:1000@example.com", &phone);
@@ -508,7 +508,7 @@ fn a_backend_over_tcp_is_probed_over_tcp() {
 #[test]
 fn an_idle_connection_costs_less_than_1_kib() {
     const EACH: usize = 6_000;
-    let more = "[connections]\nexempt = [\"127.0.0.0/8\"]\n";
+    let more = "[connections]\nexempt = [\"127.0.0.0/8\"]\n[protection]\nexempt = [\"127.0.0.0/8\"]\n";
     let scene = layout(220, "tcp", "udp").more(more).start(&one_pbx(220));
     let message = options(&scene);
     let open = || -> Vec<TcpStream> {

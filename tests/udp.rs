@@ -31,7 +31,7 @@ impl Step for Script {
 
     fn step(&mut self, _now: Now, table: &u64, input: Input<'_>, out: &mut Outbox) {
         match input {
-            Input::Tick => {}
+            Input::Tick | Input::Behind(_) => {}
             Input::Undeliverable { target: Target::Datagram { listener, to, .. }, sent, why } => {
                 let text = format!(
                     "{why:?} {to} {} {}",
@@ -111,6 +111,7 @@ fn rig_with(listen: &str, client: &str, report: &str, waiting: &[String], send_b
         sockets: vec![(3, socket)],
         links: None,
         inboxes: Arc::new([]),
+        patience: None,
         core: Script { report: report.local_addr().expect("bound") },
         table: table.clone(),
         stats: stats.clone(),
@@ -357,6 +358,7 @@ fn kernel_drops_are_counted() {
         sockets: vec![(0, socket)],
         links: None,
         inboxes: Arc::new([]),
+        patience: None,
         core: Sink,
         table: Arc::new(ArcSwap::from_pointee(1)),
         stats: stats.clone(),

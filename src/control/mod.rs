@@ -4,6 +4,8 @@
 //! `cli::run` and `cli::demo` drive it; `admin` serves what `Router` shows. Nothing here touches a message.
 
 pub mod backends;
+pub mod bans;
+mod certificates;
 pub mod connections;
 mod flow_events;
 mod health;
@@ -31,7 +33,7 @@ use mio::net::TcpListener;
 use parking_lot::Mutex;
 
 pub use self::tables::{Failure, Loaded, Refusal, Status, TableSource, Tables};
-use self::{names::Names, state_dir::StateDir, tables::Ground};
+use self::{certificates::Certificates, names::Names, state_dir::StateDir, tables::Ground};
 use crate::{
     config::{Settings, table::DnsName},
     forward::{Core, Setup, Shared},
@@ -39,7 +41,7 @@ use crate::{
     net::{self, inbox::Inbox, streams, tcp, udp},
     stats::{CoreStats, Exporter, NamedBackend, Process, ProcessGauge, SeriesRegistry},
     wire::token::Ring,
-    worker::{self, Launch, Links, Worker},
+    worker::{self, Launch, Links, Patience, Worker},
 };
 
 /// A worker that has not turned for so long is stuck (a healthy one does each second).
@@ -81,6 +83,7 @@ pub struct Router {
     shared: Arc<Shared>,
     sources: Arc<Sources>,
     tables: Arc<Tables>,
+    certificates: Arc<Certificates>,
     exporter: Exporter,
     process: Arc<Process>,
     /// Requests of our own.
@@ -116,6 +119,8 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     let (files, most) = open_files(&settings)?;
     let series = Arc::new(SeriesRegistry::new(settings.limits.series));
     let process = Arc::new(Process::default());
+    let certificates = Certificates::start(&settings, process.clone()).map_err(StartError::Refused)?;
+    let certificates = Arc::new(certificates);
     let flow_events = flow_events::FlowEvents::new(&settings, &process, state_dir.as_ref())?;
     let registry = Registry::default();
     if let Some(dir) = &state_dir {
@@ -131,9 +136,13 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     let tables = Arc::new(Tables::new(ground, source).map_err(StartError::Refused)?);
     let setup = Arc::new(Setup::new(&settings, ring, boot, now));
     let shared = Arc::new(Shared::new(&settings));
+    if let Some(dir) = &state_dir {
+        shared.bans.restore(dir.bans()?, now.unix_s);
+    }
     let stats: Vec<_> = (0..count).map(|_| Arc::new(CoreStats::with_bound(series.bound()))).collect();
     let sources = Arc::new(Sources::new(source_limits(&settings, most)));
     let inboxes: Arc<[Inbox]> = (0..count).map(|_| Inbox::default()).collect();
+    let secure: Arc<[bool]> = settings.listen.iter().map(|listen| listen.transport.is_secure()).collect();
     let addresses: Vec<_> = settings.listen.iter().map(|listen| listen.address).collect();
     let mut workers = Vec::with_capacity(count);
     for (index, stats) in stats.iter().enumerate() {
@@ -148,14 +157,17 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
                     router: setup.router,
                     boot,
                     core: index as u8,
-                    limits: stream_limits(&settings),
+                    limits: stream_limits(&settings, count),
                     wire: settings.limits.wire,
                     all: shared.connections.clone(),
                     sources: sources.clone(),
                     stats: stats.clone(),
+                    secure: secure.clone(),
+                    credentials: certificates.current().clone(),
                 },
             }),
             inboxes: inboxes.clone(),
+            patience: patience(&settings),
             core: Core::new(setup.clone(), shared.clone(), stats.clone(), count),
             table: tables.current().clone(),
             stats: stats.clone(),
@@ -171,6 +183,7 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
         shared,
         sources,
         tables,
+        certificates,
         exporter,
         process,
         own,
@@ -180,10 +193,12 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     };
     router.publish_limits(now, files);
     let router = Arc::new(router);
+    runtime.spawn(bans::watch(router.clone(), state_dir.clone()));
     runtime.spawn(chores(router.clone(), state_dir));
     runtime.spawn(flow_events::watch(router.clone()));
     runtime.spawn(keepalive::watch(router.clone()));
     runtime.spawn(watch::watch(router.clone()));
+    runtime.spawn(certificates::watch(router.clone()));
     runtime.spawn(health::watch(router.clone(), u64::from_le_bytes(state_dir::random()?)));
     runtime.spawn(follow_names(router.clone()));
     Ok(Running { router, runtime })
@@ -236,14 +251,28 @@ impl Router {
         self.settings.listen.iter().map(|listen| listen.address)
     }
 
-    /// Reads the table's file again.
-    pub async fn reload(&self) -> Result<Loaded, Refusal> {
-        self.take_up(self.tables.reload().await)
+    fn certificates(&self) -> &Arc<Certificates> {
+        &self.certificates
     }
 
-    /// Takes a table that came from `name`.
+    /// Reads the table's file again, and the certificates. A fault of one does not hold the other up.
+    pub async fn reload(&self) -> Result<Loaded, Refusal> {
+        let certificates = self.reload_certificates().await;
+        let table = self.take_up(self.tables.reload().await);
+        certificates.and(table)
+    }
+
+    /// Takes a table that came from `name`, and reads the certificates again.
     pub async fn put(&self, name: &str, text: String) -> Result<Loaded, Refusal> {
+        // What is wrong with them is logged: it is no fault of this table.
+        let _ = self.reload_certificates().await;
         self.take_up(self.tables.put(name, text).await)
+    }
+
+    async fn reload_certificates(&self) -> Result<(), Refusal> {
+        let of = self.certificates.clone();
+        // A panic in it is a bug, and leaves them as they are.
+        tokio::task::spawn_blocking(move || of.reload()).await.unwrap_or(Ok(())).map_err(Refusal::Failed)
     }
 
     pub async fn rollback(&self) -> Result<Loaded, Refusal> {
@@ -296,9 +325,11 @@ impl Router {
         process.set(ProcessGauge::Ready, self.is_ready().into());
         self.tables.names().publish();
         process.set_named(self.named_backends());
+        process.set(ProcessGauge::Bans, self.shared.bans.len() as u64);
         process.set(ProcessGauge::ConnectionSources, self.sources.len() as u64);
         let mut samples = self.backend_samples();
         samples.append(&mut self.connection_samples());
+        samples.push(self.patience_sample());
         self.exporter.render(&samples)
     }
 
@@ -339,6 +370,11 @@ impl Router {
             (ProcessGauge::PerAddressLimit, self.sources.limits().per_address as usize),
             (ProcessGauge::PerPrefixLimit, self.sources.limits().per_prefix as usize),
             (ProcessGauge::AcceptsLimit, self.sources.limits().accepts_per_second as usize),
+            (ProcessGauge::HandshakesLimit, self.settings.connections.handshakes),
+            (ProcessGauge::DeniedPrefixes, self.settings.protection.deny.len()),
+            (ProcessGauge::BansLimit, self.settings.protection.bans),
+            (ProcessGauge::NewDialogsLimit, self.settings.protection.new_dialogs as usize),
+            (ProcessGauge::MalformedLimit, self.settings.protection.malformed as usize),
             (ProcessGauge::OutputLimit, self.settings.connections.output),
             (ProcessGauge::OpenFilesLimit, usize::try_from(files).unwrap_or(usize::MAX)),
             (ProcessGauge::LimitMessage, limits.wire.message),
@@ -465,7 +501,13 @@ fn source_limits(settings: &Settings, most: usize) -> SourceLimits {
     }
 }
 
-fn stream_limits(settings: &Settings) -> streams::Limits {
+fn patience(settings: &Settings) -> Option<Patience> {
+    let of = &settings.protection;
+    let ms = |time: Duration| time.as_millis() as u64;
+    of.shed.then(|| Patience { behind_ms: ms(of.behind), calm_ms: ms(of.calm) })
+}
+
+fn stream_limits(settings: &Settings, cores: usize) -> streams::Limits {
     let of = &settings.connections;
     let ms = |time: Duration| time.as_millis() as u64;
     streams::Limits {
@@ -475,6 +517,8 @@ fn stream_limits(settings: &Settings) -> streams::Limits {
         message_ms: ms(of.message_time),
         output_ms: ms(of.output_time),
         connect_ms: ms(of.connect_time),
+        handshake_ms: ms(of.handshake_time),
+        handshakes: of.handshakes.div_ceil(cores),
     }
 }
 

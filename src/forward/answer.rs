@@ -43,7 +43,10 @@ impl Proxy {
         out: &mut Outbox,
         rec: &mut R,
     ) {
-        let Refused { reason, retry } = refused;
+        let Refused { mut reason, retry } = refused;
+        if !self.bears(turn, reason) {
+            reason = Reason::MalformedRate;
+        }
         self.stats.refused(reason);
         if R::ON {
             rec.step("refuse", format_args!("{} {} ({})", reason.code(), reason.phrase(), reason.label()));

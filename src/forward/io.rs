@@ -43,6 +43,8 @@ pub enum Input<'a> {
     },
     /// A connection has ended.
     Closed(Closed),
+    /// The core has fallen behind what comes in, or has caught up again (SPEC 10).
+    Behind(bool),
     /// Once a second, and when the table changed.
     Tick,
 }

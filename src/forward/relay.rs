@@ -43,7 +43,7 @@ impl Proxy {
         };
         let listener = turn.setup.listener(turn.arrival.listener);
         self.stats.received(Kind::Request(method), listener.transport);
-        let source = self.sources.of(turn);
+        let source = turn.source;
         if R::ON {
             rec.step("source", format_args!("{}", describe(source, turn.table)));
         }
@@ -72,12 +72,16 @@ impl Proxy {
         if view.first(HeaderId::ProxyRequire).is_some() {
             return Err(Reason::ProxyRequire.into());
         }
+        if let Some(refused) = self.sheds(turn, view, &essentials, &uri, method) {
+            return Err(refused);
+        }
         let package = event(view, method)?;
         let local = turn.arrival.local;
         let to_us =
             || uri.is_sip() && uri.user.is_none() && setup.names.is_us(uri.host.host, uri.host.port, local);
         let routes = Routes::read(view, &essentials, method, uri, setup, local, source.is_backend())?;
         if method == Method::Options && !routes.repaired && routes.next.is_none() && to_us() {
+            self.may_ask(turn, view, &uri, method)?;
             if turn.table.pools.all_down() {
                 return Err(Refused { reason: Reason::NoBackend, retry: Some(NO_BACKEND_RETRY_S) });
             }
@@ -86,9 +90,6 @@ impl Proxy {
         }
         if essentials.max_forwards == Some(0) {
             return Err(Reason::MaxForwards.into());
-        }
-        if routes.uri.is_sips() || routes.next.is_some_and(|route| route.starts_with(b"sips:")) {
-            return Err(Reason::Sips.into());
         }
         let peer = turn.arrival.peer;
         let route_values = view.all(HeaderId::Route).map(|(_, field)| view.value_of(field));
@@ -109,11 +110,15 @@ impl Proxy {
             transaction,
             loop_hash,
         };
+        self.may_begin(&request)?;
         if let Some(package) = package {
             self.stats.package(turn.table.rules.package_series(package), method);
         }
         self.count_tokens(&routes);
         match self.decide(&request, rec) {
+            Outcome::Forward(plan) if routes.secure && !write::is_secure(setup, &plan.hop) => {
+                return Err(Reason::Sips.into());
+            }
             Outcome::Forward(plan) => self.forward(&request, &plan, out, rec),
             Outcome::Refuse(refused) => match self.spares(&request, refused.reason) {
                 Some(spared) => self.spare(&request, refused.reason, spared, out, rec),

@@ -4,7 +4,7 @@
 use super::{
     Proxy, Turn,
     io::{Outbox, Target},
-    setup::{Listener, Reader, Setup},
+    setup::{Listener, Reader, Setup, behind_scheme},
     signs, users,
     write::{by_flow, state_length},
 };
@@ -35,6 +35,7 @@ impl Proxy {
         match self.take(turn, view, code, out, rec) {
             Ok(()) => {}
             Err(reason) => {
+                let reason = if self.bears(turn, reason) { reason } else { Reason::MalformedRate };
                 self.stats.refused(reason);
                 if R::ON {
                     rec.step("drop", format_args!("{}", reason.label()));
@@ -57,7 +58,7 @@ impl Proxy {
         let method = essentials.method;
         self.stats.received(Kind::Response(method), arrived.transport);
         let (token, key_id) = self.verified(&essentials, setup)?;
-        let from = self.sources.of(turn);
+        let from = turn.source;
         let flow = arrived.flow(turn.arrival);
         let expected = match token.bound {
             Bound::Backend => from.is_backend(),
@@ -178,7 +179,7 @@ impl Proxy {
                 continue;
             }
             let user = || {
-                let start = item.value.strip_prefix(b"<sip:")?;
+                let start = behind_scheme(item.value)?;
                 memchr::memchr(b'@', start).map(|at| &start[..at])
             };
             let Some(user) = exact.or_else(user) else { continue };
@@ -197,9 +198,14 @@ impl Proxy {
                     route.uri
                 }
             };
+            // What was asked for by sips stays so, unless its receiver cannot come back that way.
+            let scheme: &[u8] = match item.value.starts_with(b"<sips:") && leaving.transport.is_secure() {
+                true => b"sips:",
+                false => b"sip:",
+            };
             let end = &self.text[..self.text.len() - 1];
             self.edits.replace_with(view.span_of(uri), |t| {
-                t.extend_from_slice(b"sip:");
+                t.extend_from_slice(scheme);
                 t.extend_from_slice(user);
                 t.extend_from_slice(end);
             });

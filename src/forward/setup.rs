@@ -5,12 +5,13 @@ use std::{
     sync::Arc,
 };
 
-use ipnet::IpNet;
-
 use super::Arrival;
 use crate::{
-    config::{Names, Settings, Side},
-    live::{Alive, BackOff, Calls, Connections, Flows, Moved, News, Now, Unreachable, Users},
+    config::{Names, Settings, Side, settings::Protection},
+    live::{
+        Alive, BackOff, Bans, Calls, Connections, Flows, Moved, News, Now, Prefixes, Unreachable, Users,
+        bans::Terms,
+    },
     wire::{
         Limits, Transport, put,
         token::{self, Flow, FlowId, Ring},
@@ -130,7 +131,15 @@ pub struct Setup {
     pub listeners: Vec<Listener>,
     pub names: Names,
     pub ring: Ring,
-    pub trust: Vec<IpNet>,
+    pub trust: Prefixes,
+    /// Of `[protection]`; those of `trust` are exempt too.
+    pub exempt: Prefixes,
+    pub deny: Prefixes,
+    pub allow: Prefixes,
+    pub protection: Protection,
+    pub ban_datagrams: bool,
+    pub retry_after_s: u32,
+    pub emergency: Box<[Box<[u8]>]>,
     pub limits: Limits,
     /// How long an address that refused is passed over.
     pub avoid_ms: u64,
@@ -163,6 +172,7 @@ impl Setup {
         let listeners: Vec<Listener> = listeners.collect();
         let namings = listeners.iter().flat_map(|l| [&l.toward_clients, &l.toward_backends]).flatten();
         let route_ends = namings.map(|naming| naming.route_end.clone()).collect();
+        let protection = &settings.protection;
         Setup {
             router: settings.tokens.router_id,
             boot,
@@ -171,7 +181,14 @@ impl Setup {
             route_ends,
             names: Names::new(settings),
             ring,
-            trust: settings.trust.prefixes.clone(),
+            trust: Prefixes::new(&settings.trust.prefixes),
+            exempt: Prefixes::new(protection.exempt.iter().chain(&settings.trust.prefixes)),
+            deny: Prefixes::new(&protection.deny),
+            allow: Prefixes::new(&protection.allow),
+            ban_datagrams: protection.ban_datagrams,
+            retry_after_s: protection.retry_after.as_secs() as u32,
+            emergency: protection.emergency.iter().map(|user| user.as_bytes().into()).collect(),
+            protection: protection.clone(),
             limits: settings.limits.wire,
             avoid_ms: settings.dns.avoid.as_millis() as u64,
             grace_s: settings.timers.grace.as_secs(),
@@ -191,7 +208,7 @@ impl Setup {
     /// The user of a Route or Record-Route value that stands byte for byte as we write them: most of ours come back so, and
     /// need not be parsed.
     pub fn own_route<'v>(&self, value: &'v [u8]) -> Option<&'v [u8]> {
-        let start = value.strip_prefix(b"<sip:")?;
+        let start = behind_scheme(value)?;
         let (user, end) = start.split_at(memchr::memchr(b'@', start)?);
         (self.route_ends.iter().any(|own| **own == *end) && token::is_text(user)).then_some(user)
     }
@@ -215,9 +232,13 @@ impl Setup {
     }
 
     pub fn trusts(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        self.trust.iter().any(|net| net.contains(&ip))
+        self.trust.contains(ip)
     }
+}
+
+/// Of a Route or Record-Route value as we begin ours: what stands behind `<sip:` or `<sips:`.
+pub fn behind_scheme(value: &[u8]) -> Option<&[u8]> {
+    value.strip_prefix(b"<sip:").or_else(|| value.strip_prefix(b"<sips:"))
 }
 
 /// The parameters of a Route that names a listener of this transport: it must lead the receiver to that one (RFC 5658).
@@ -241,6 +262,7 @@ pub struct Shared {
     pub users: Users,
     /// What control is told.
     pub news: News,
+    pub bans: Bans,
     /// Stream connections of all cores.
     pub connections: Arc<Connections>,
 }
@@ -255,6 +277,12 @@ impl Shared {
             calls: Calls::new(settings.limits.calls),
             users: Users::new(settings.limits.users, settings.limits.users_per_connection),
             news: News::new(settings.limits.news),
+            bans: Bans::new(Terms {
+                most: settings.protection.bans,
+                seconds: settings.protection.ban_time.as_secs(),
+                doubles: settings.protection.ban_doubles,
+                longest_s: settings.protection.ban_longest.as_secs(),
+            }),
             connections,
         }
     }

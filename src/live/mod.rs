@@ -2,6 +2,8 @@
 
 mod aged;
 pub mod backend;
+pub mod bans;
+pub mod buckets;
 pub mod calls;
 pub mod connections;
 pub mod dns;
@@ -9,6 +11,7 @@ pub mod flows;
 pub mod moved;
 pub mod news;
 pub mod pins;
+pub mod prefixes;
 pub mod signs;
 pub mod sources;
 pub mod tags;
@@ -17,6 +20,8 @@ pub mod unreachable;
 pub mod users;
 
 pub use backend::{BackendState, Health, Noticed, PROBES, Registry, State, Told};
+pub use bans::{Ban, Bans, Cause};
+pub use buckets::{Buckets, Verdict};
 pub use calls::{Calls, Recorded};
 pub use connections::{About, Alive, Connections, Listed};
 pub use dns::{AddressState, Dns, Resolved};
@@ -24,6 +29,7 @@ pub use flows::{Confirmed, Flows, Noted, Registration};
 pub use moved::Moved;
 pub use news::{Gone, News, Reply};
 pub use pins::{Pin, PinTarget, Pins};
+pub use prefixes::Prefixes;
 pub use signs::{BackOff, Sign, Signs};
 pub use sources::{SourceLimits, Sources, TooMany};
 pub use tags::Tags;

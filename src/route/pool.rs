@@ -266,6 +266,12 @@ impl Pools {
         left.then_some(Peer::Departed)
     }
 
+    /// Has any backend this address, whatever port and transport it speaks from, or had it within a day?
+    pub fn has_host(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.book.host.contains_key(&ip) || self.book.departed.contains_key(&ip)
+    }
+
     /// Is this address a backend's of that pool?
     pub fn is_member(&self, pool: u16, transport: Transport, peer: SocketAddr) -> bool {
         let peer = canonical(peer);

@@ -252,6 +252,50 @@ metrics! {
         "Stream connections that ended, by why.";
     CONNECTIONS_REFUSED: Counter Count "tidings_connections_refused_total" ["cause"]
         "Connections that were not taken.";
+    HANDSHAKES: Gauge Count "tidings_tls_handshakes_under_way" []
+        "TLS handshakes under way with peers that called.";
+    HANDSHAKES_LIMIT: Gauge Count "tidings_tls_handshakes_limit" []
+        "Most TLS handshakes under way; beyond it the oldest is closed: reason handshakes.";
+    TLS_HANDSHAKES: Counter Count "tidings_tls_handshakes_total" ["role"]
+        "TLS handshakes that were completed.";
+    TLS_ERRORS: Counter Count "tidings_tls_errors_total" ["cause"]
+        "TLS connections that failed, in the handshake or later.";
+    CERTIFICATE_LOADS: Counter Count "tidings_certificate_loads_total" ["outcome"]
+        "Times that certificates and keys were read again: loaded, refused.";
+    CERTIFICATE_EXPIRY: Gauge Seconds "tidings_certificate_expiry_timestamp_seconds" []
+        "When the first of the certificates in use expires, in seconds since 1970; 0 where there are none.";
+    DENIED_PREFIXES: Gauge Count "tidings_denied_prefixes" []
+        "Prefixes from which nothing is taken; what came from there: cause denied.";
+    BANS: Gauge Count "tidings_bans" []
+        "Sources that are banned; what came from them: cause banned.";
+    BANS_LIMIT: Gauge Count "tidings_bans_limit" []
+        "Most bans in force at one time.";
+    BANS_BEGUN: Counter Count "tidings_bans_begun_total" ["cause"]
+        "Bans that began or were prolonged, by why.";
+    BANS_LIFTED: Counter Count "tidings_bans_lifted_total" []
+        "Bans that the operator lifted.";
+    BANS_LEFT_OUT: Counter Count "tidings_bans_left_out_total" []
+        "Bans for which there was no room.";
+    BAN_MIRROR_FAILURES: Counter Count "tidings_ban_mirror_failures_total" []
+        "Times that the sets of nftables could not be made to hold the bans.";
+    GUARDED_SOURCES: Gauge Count "tidings_guarded_sources" []
+        "Sources whose new dialogs and malformed messages are counted, summed over the workers.";
+    GUARDED_SOURCES_LIMIT: Gauge Count "tidings_guarded_sources_limit" []
+        "Room for such sources in all workers.";
+    GUARDED_SOURCES_DROPPED: Counter Count "tidings_guarded_sources_dropped_total" []
+        "Such sources that had to make room within a minute of their last message.";
+    NEW_DIALOGS_LIMIT: Gauge Count "tidings_new_dialogs_per_second_limit" []
+        "Most requests outside of dialogs of one source in a second, on one worker; beyond it: causes source_rate, source_flood.";
+    MALFORMED_LIMIT: Gauge Count "tidings_malformed_per_second_limit" []
+        "Most malformed messages of one source that are answered in a second; beyond it: cause malformed_rate.";
+    OVERLOADED: Gauge Count "tidings_overloaded" ["worker"]
+        "1 while a worker is behind and sheds new requests: cause overload.";
+    OVERLOADS: Counter Count "tidings_overloads_total" []
+        "Times that a worker fell behind.";
+    OVERLOAD_BEHIND_LIMIT: Gauge Seconds "tidings_overload_behind_limit_seconds" []
+        "For so long a worker may not have emptied its queues before it sheds; 0: it never does.";
+    URGENT: Counter Count "tidings_urgent_requests_total" []
+        "Requests that were taken in spite of limits or overload: calls for help, Resource-Priority.";
     PONGS: Counter Count "tidings_pongs_total" []
         "Keep-alives on streams that were answered.";
     HANDED_OVER: Counter Count "tidings_handed_over_total" []

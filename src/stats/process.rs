@@ -44,7 +44,14 @@ numbers! {
         ConnectionSources => CONNECTION_SOURCES;
         ConnectionQueued => CONNECTION_QUEUED;
         OutputLimit => CONNECTION_OUTPUT_LIMIT;
+        DeniedPrefixes => DENIED_PREFIXES;
+        Bans => BANS;
+        BansLimit => BANS_LIMIT;
+        NewDialogsLimit => NEW_DIALOGS_LIMIT;
+        MalformedLimit => MALFORMED_LIMIT;
         OpenFilesLimit => OPEN_FILES_LIMIT;
+        HandshakesLimit => HANDSHAKES_LIMIT;
+        CertificateExpiry => CERTIFICATE_EXPIRY;
         LimitMessage => LIMIT_MESSAGE;
         LimitHeaderLines => LIMIT_HEADER_LINES;
         LimitStartLine => LIMIT_START_LINE;
@@ -93,6 +100,12 @@ numbers! {
         KeepalivesLate => KEEPALIVES_LATE;
         KeepaliveDead => KEEPALIVE_DEAD;
         DepartedDropped => DEPARTED_DROPPED;
+        BansMalformed => BANS_BEGUN "malformed";
+        BansExcess => BANS_BEGUN "excess";
+        BansOperator => BANS_BEGUN "operator";
+        BansLifted => BANS_LIFTED;
+        BansLeftOut => BANS_LEFT_OUT;
+        BanMirrorFailures => BAN_MIRROR_FAILURES;
         DnsAnswered => DNS_LOOKUPS "answered";
         /// No such name, or no record of use.
         DnsNothing => DNS_LOOKUPS "nothing";
@@ -100,6 +113,8 @@ numbers! {
         DnsFailed => DNS_LOOKUPS "failed";
         /// Addresses, but none that may be a backend's.
         DnsRefused => DNS_LOOKUPS "refused";
+        CertificatesLoaded => CERTIFICATE_LOADS "loaded";
+        CertificatesRefused => CERTIFICATE_LOADS "refused";
         DnsChanges => DNS_CHANGES;
         DnsDropped => DNS_ADDRESSES_DROPPED;
     }

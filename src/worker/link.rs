@@ -17,7 +17,7 @@ use crate::{
     live::Now,
     net::{
         inbox::Inbox,
-        streams::{Ground, Heard, Streams, messages},
+        streams::{Bars, Ground, Heard, HostOf, Streams, messages},
         sys,
     },
     stats::Counter,
@@ -93,23 +93,23 @@ impl Link {
         self.streams.tick(now);
     }
 
-    fn accept(&mut self, now: Now) {
+    fn accept(&mut self, now: Now, bars: Bars<'_>) {
         for door in &mut self.listeners {
             if door.ready {
-                door.ready = self.streams.accept(door.listener, &door.socket, now);
+                door.ready = self.streams.accept(door.listener, &door.socket, now, bars);
             }
         }
     }
 
     /// Sends by a connection of this core's, or hands over to the core that has it.
-    pub fn send(&mut self, target: Target, bytes: &[u8], now: Now) -> Sent {
+    pub fn send(&mut self, target: Target, bytes: &[u8], host: HostOf<'_>, now: Now) -> Sent {
         let core = match target {
             Target::Stream { id, .. } => usize::from(id.core),
             Target::Connect { to, .. } => owner(to, self.inboxes.len()),
             Target::Datagram { .. } => return Sent::Refused,
         };
         if core == usize::from(self.core) {
-            self.send_here(target, bytes, now);
+            self.send_here(target, bytes, host, now);
             return Sent::Here;
         }
         match self.inboxes.get(core) {
@@ -118,7 +118,7 @@ impl Link {
         }
     }
 
-    fn send_here(&mut self, target: Target, bytes: &[u8], now: Now) {
+    fn send_here(&mut self, target: Target, bytes: &[u8], host: HostOf<'_>, now: Now) {
         match target {
             Target::Stream { id, .. } => self.streams.send(target, id, bytes, now),
             Target::Connect { listener, from, .. } => {
@@ -126,7 +126,7 @@ impl Link {
                 if let Some(ip) = from {
                     local.set_ip(ip);
                 }
-                self.streams.send_to(target, local, bytes, now);
+                self.streams.send_to(target, local, bytes, host, now);
             }
             Target::Datagram { .. } => {}
         }
@@ -154,9 +154,17 @@ impl<S: Step> Lane<S> {
     /// A turn's share of the streams.
     pub(super) fn turn_streams(&mut self) {
         self.empty_inbox();
-        if let Some(link) = &mut self.link {
-            link.accept(self.now);
+        let Some(link) = &mut self.link else { return };
+        let (core, table, now) = (&self.core, &*self.table, self.now);
+        let bars = |listener, peer| {
+            let arrival = Arrival { listener, local: peer, peer, flow: None };
+            core.bars(now, table, &arrival)
+        };
+        if self.barred != core.bars_version() {
+            self.barred = core.bars_version();
+            link.streams.bar(now, &bars);
         }
+        link.accept(now, &bars);
         self.read_streams();
         self.flush();
     }
@@ -174,7 +182,10 @@ impl<S: Step> Lane<S> {
                     self.outbox.bytes.extend_from_slice(bytes);
                     self.outbox.finish(target, start);
                 }
-                (Some(link), _) => link.send_here(target, bytes, self.now),
+                (Some(link), _) => {
+                    let table = &self.table;
+                    link.send_here(target, bytes, &|to| S::host_of(table, to), self.now);
+                }
                 (None, _) => self.stats.add(Counter::SendErrors, 1),
             }
         }
@@ -212,8 +223,9 @@ impl<S: Step> Lane<S> {
     /// Sends one message of the outbox that goes by a stream.
     pub(super) fn send_by_stream(&mut self, message: usize) {
         let (target, range) = self.outbox.messages[message].clone();
+        let table = &self.table;
         let sent = match &mut self.link {
-            Some(link) => link.send(target, &self.outbox.bytes[range], self.now),
+            Some(link) => link.send(target, &self.outbox.bytes[range], &|to| S::host_of(table, to), self.now),
             None => Sent::Refused,
         };
         match sent {

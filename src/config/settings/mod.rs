@@ -6,7 +6,9 @@
 mod dns;
 mod flow_events;
 mod keys;
+mod protection;
 mod read;
+pub mod tls;
 mod units;
 mod warn;
 
@@ -23,6 +25,8 @@ pub(super) use units::host_port;
 pub use dns::Dns;
 pub use flow_events::{FlowEvents, Keepalive, KeepaliveMethod, NotifyTo, Webhook};
 pub use keys::parse_ring;
+pub use protection::{NftSets, Protection};
+pub use tls::Tls;
 pub use warn::warnings;
 
 /// The table that serves where no file is named: no pool, no rule.
@@ -51,6 +55,8 @@ pub struct ListenSpec {
     pub advertise: Option<(String, u16)>,
     /// xxh3 of the name, folded to 16 bits: how tokens name the listener (two listeners with one id are refused).
     pub id: u16,
+    /// Where the transport has TLS.
+    pub tls: Option<tls::ServerTls>,
 }
 
 /// The whole of tidings.toml, valid.
@@ -70,8 +76,10 @@ pub struct Settings {
     pub udp: Udp,
     pub dns: Dns,
     pub connections: ConnectionLimits,
+    pub tls: Tls,
     pub flow_events: FlowEvents,
     pub keepalive: Keepalive,
+    pub protection: Protection,
     pub admin: Admin,
     pub log: Log,
     pub origin: Origin,
@@ -188,6 +196,10 @@ pub struct ConnectionLimits {
     pub output_time: Duration,
     /// To a backend.
     pub connect_time: Duration,
+    /// TLS handshakes under way, of all workers; default 2,000. Beyond it the oldest must go.
+    pub handshakes: usize,
+    /// For a TLS handshake; default 10 s.
+    pub handshake_time: Duration,
 }
 
 /// `[admin]`
@@ -228,6 +240,7 @@ impl ListenSpec {
             side,
             advertise: None,
             id: listener_id(name),
+            tls: None,
         }
     }
 }
@@ -249,8 +262,10 @@ impl Default for Settings {
             udp: Udp::default(),
             dns: Dns::default(),
             connections: ConnectionLimits::default(),
+            tls: Tls::default(),
             flow_events: FlowEvents::default(),
             keepalive: Keepalive::default(),
+            protection: Protection::default(),
             admin: Admin::default(),
             log: Log::default(),
             origin: Origin::default(),
@@ -325,6 +340,8 @@ impl Default for ConnectionLimits {
             message_time: Duration::from_secs(10),
             output_time: Duration::from_secs(30),
             connect_time: Duration::from_secs(3),
+            handshakes: 2_000,
+            handshake_time: Duration::from_secs(10),
         }
     }
 }
