@@ -13,6 +13,7 @@ mod pace;
 
 use std::{
     io,
+    net::SocketAddr,
     os::fd::{AsFd, AsRawFd},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -23,10 +24,13 @@ use std::{
     time::Duration,
 };
 
-pub use self::{link::Links, pace::Patience};
 use self::{
     link::{LISTENERS, Link},
     pace::Pace,
+};
+pub use self::{
+    link::{Links, owner},
+    pace::Patience,
 };
 
 use arc_swap::{ArcSwap, Cache};
@@ -36,12 +40,13 @@ use crate::{
     forward::{Arrival, Core, Fault, Input, Outbox, Target},
     live::Now,
     net::{
+        inbox::{self, Inbox},
         sys,
         udp::{BATCH, Datagram, Inbound, Outbound, Socket, is_unreachable},
     },
     route::Table,
     stats::{CoreStats, Counter, Gauge},
-    wire::Reason,
+    wire::{Reason, Transport},
 };
 
 /// Batches that one socket may bring in one turn, before the others have theirs.
@@ -66,6 +71,11 @@ pub trait Step: Send + 'static {
 
     fn step(&mut self, now: Now, table: &Self::Table, input: Input<'_>, out: &mut Outbox);
 
+    /// The host that the certificate of the backend at this address must name, where the table knows one (RFC 5922).
+    fn host_of(_table: &Self::Table, _to: SocketAddr) -> Option<&str> {
+        None
+    }
+
     /// Why nothing is taken from this peer, where that is so.
     fn bars(&self, _now: Now, _table: &Self::Table, _arrival: &Arrival) -> Option<Reason> {
         None
@@ -82,6 +92,11 @@ impl Step for Core {
 
     fn step(&mut self, now: Now, table: &Table, input: Input<'_>, out: &mut Outbox) {
         Core::step(self, now, table, input, out);
+    }
+
+    fn host_of(table: &Table, to: SocketAddr) -> Option<&str> {
+        let at = table.pools.by_address(to, Transport::Tls)?;
+        std::str::from_utf8(&table.pools.backend(at).host).ok()
     }
 
     fn bars(&self, now: Now, table: &Table, arrival: &Arrival) -> Option<Reason> {
@@ -102,6 +117,8 @@ pub struct Launch<S: Step = Core> {
     pub sockets: Vec<(u8, Socket)>,
     /// Streams, where there are stream listeners.
     pub links: Option<Links>,
+    /// By core: what each is to send that others have for it. None where nobody has anything.
+    pub inboxes: Arc<[Inbox]>,
     /// When the core is told that it is behind; `None`: never.
     pub patience: Option<Patience>,
     pub core: S,
@@ -128,8 +145,8 @@ struct Shared {
 pub fn spawn<S: Step>(launch: Launch<S>) -> io::Result<Worker> {
     let poll = Poll::new()?;
     let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
-    if let Some(links) = &launch.links {
-        links.inboxes[launch.index].set_waker(waker.clone());
+    if let Some(inbox) = launch.inboxes.get(launch.index) {
+        inbox.set_waker(waker.clone());
     }
     let shared = Arc::new(Shared::default());
     for (i, (_, socket)) in launch.sockets.iter().enumerate() {
@@ -210,6 +227,10 @@ struct Lane<S: Step> {
     shared: Arc<Shared>,
     ports: Vec<Port>,
     link: Option<Link>,
+    index: usize,
+    inboxes: Arc<[Inbox]>,
+    /// What was taken from our inbox, and scratch.
+    handed: inbox::Batch,
     pace: Option<Pace>,
     /// `Step::bars_version` by which those who are connected were last looked at.
     barred: u64,
@@ -258,12 +279,18 @@ impl<S: Step> Lane<S> {
         let mut cache = Cache::new(launch.table);
         let table = cache.load().clone();
         let now = crate::net::now();
-        let link = launch.links.map(|links| Link::new(links, poll.registry(), now)).transpose()?;
+        let link = launch
+            .links
+            .map(|links| Link::new(links, launch.inboxes.clone(), poll.registry(), now))
+            .transpose()?;
         Ok(Lane {
             poll,
             shared,
             ports: ports.collect(),
             link,
+            index: launch.index,
+            inboxes: launch.inboxes,
+            handed: inbox::Batch::default(),
             pace: launch.patience.map(|patience| Pace::new(patience, now.mono_ms)),
             barred: 0,
             by_listener,

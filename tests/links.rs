@@ -63,6 +63,8 @@ fn launch(
         exempt: Vec::new(),
     };
     let ground = streams::Ground {
+        secure: [false].into(),
+        credentials: Default::default(),
         router: 0,
         boot: 1,
         core: index as u8,
@@ -72,6 +74,8 @@ fn launch(
             first_message_ms: 60_000,
             message_ms: 60_000,
             output_ms: 60_000,
+            handshake_ms: 10_000,
+            handshakes: 100,
             connect_ms: 60_000,
         },
         wire: tidings::wire::Limits::default(),
@@ -79,12 +83,13 @@ fn launch(
         sources: Arc::new(Sources::new(limits)),
         stats: stats.clone(),
     };
-    let links = Links { listeners: Vec::new(), addresses: vec![address], ground, inboxes: inboxes.clone() };
+    let links = Links { listeners: Vec::new(), addresses: vec![address], ground };
     let launch = Launch {
         index,
         pin: false,
         sockets,
         links: Some(links),
+        inboxes: inboxes.clone(),
         patience: None,
         core: Script { stats: stats.clone(), times },
         table: Arc::new(ArcSwap::from_pointee(1)),

@@ -273,6 +273,7 @@ pub fn serve_loop() -> io::Result<()> {
         pin: true,
         sockets: vec![(0, socket)],
         links: None,
+        inboxes: Arc::new([]),
         patience: None,
         core: Relay { phones: PHONES.parse().expect("an address"), pbx: PBX.parse().expect("an address") },
         table: Arc::new(ArcSwap::from_pointee(())),

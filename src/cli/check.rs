@@ -9,7 +9,7 @@ use std::{
     process::ExitCode,
 };
 
-use crate::config::{Diagnostic, Settings, Severity, settings, table};
+use crate::config::{Diagnostic, Settings, Severity, settings, table, tls};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -126,8 +126,10 @@ fn read(file: &Path) -> Result<String, Report> {
 fn is_settings(text: &str) -> bool {
     let (root, _) = toml::de::DeTable::parse_recoverable(text);
     let root = root.get_ref();
-    let settings =
-        ["listen", "admin", "workers", "trust", "tokens", "limits", "timers", "udp", "dns", "log", "table"];
+    let settings = [
+        "listen", "admin", "workers", "trust", "tokens", "limits", "timers", "udp", "dns", "tls", "log",
+        "table",
+    ];
     let table = ["pool", "rule", "packages"];
     settings.iter().any(|key| root.contains_key(*key)) && !table.iter().any(|key| root.contains_key(*key))
 }
@@ -138,8 +140,12 @@ fn check_settings(file: &Path, text: &str) -> (Report, Option<Settings>) {
     match Settings::parse(&name, text, base) {
         Ok(settings) => {
             let summary = counted(settings.listen.len(), "listener");
-            let report = report(name, "settings", summary, settings::warnings(&settings));
-            (report, Some(settings))
+            let mut diagnostics = settings::warnings(&settings);
+            let now = crate::net::now().unix_s;
+            diagnostics
+                .extend(tls::load(&settings, now).map_or_else(|faults| faults, |loaded| loaded.warnings));
+            diagnostics.sort_by_key(|fault| (fault.line, fault.column));
+            (report(name, "settings", summary, diagnostics), Some(settings))
         }
         Err(faults) => (report(name, "settings", String::new(), faults), None),
     }

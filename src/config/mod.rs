@@ -11,6 +11,7 @@ pub(crate) mod headers;
 pub mod names;
 pub mod settings;
 pub mod table;
+pub mod tls;
 
 pub use diagnostic::{Diagnostic, Severity};
 pub use document::Place;

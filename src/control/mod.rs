@@ -5,9 +5,13 @@
 
 pub mod backends;
 pub mod bans;
+mod certificates;
 pub mod connections;
+mod flow_events;
 mod health;
+mod keepalive;
 pub mod names;
+pub mod own;
 mod publishers;
 pub mod state_dir;
 pub mod tables;
@@ -29,7 +33,7 @@ use mio::net::TcpListener;
 use parking_lot::Mutex;
 
 pub use self::tables::{Failure, Loaded, Refusal, Status, TableSource, Tables};
-use self::{names::Names, state_dir::StateDir, tables::Ground};
+use self::{certificates::Certificates, names::Names, state_dir::StateDir, tables::Ground};
 use crate::{
     config::{Settings, table::DnsName},
     forward::{Core, Setup, Shared},
@@ -64,6 +68,8 @@ pub enum StartError {
          (LimitNOFILE= in the unit, ulimit -Hn) or lower most"
     )]
     Files { wanted: usize, needed: u64, granted: u64 },
+    #[error("flow events that wait in the state directory cannot be read: {error}")]
+    Spool { error: io::Error },
     #[error("worker {index} cannot start: {error}")]
     Worker { index: usize, error: io::Error },
     #[error("control cannot start: {0}")]
@@ -77,8 +83,12 @@ pub struct Router {
     shared: Arc<Shared>,
     sources: Arc<Sources>,
     tables: Arc<Tables>,
+    certificates: Arc<Certificates>,
     exporter: Exporter,
     process: Arc<Process>,
+    /// Requests of our own.
+    own: own::Own,
+    flow_events: flow_events::FlowEvents,
     workers: Mutex<Vec<Worker>>,
     ready: AtomicBool,
 }
@@ -109,6 +119,9 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     let (files, most) = open_files(&settings)?;
     let series = Arc::new(SeriesRegistry::new(settings.limits.series));
     let process = Arc::new(Process::default());
+    let certificates = Certificates::start(&settings, process.clone()).map_err(StartError::Refused)?;
+    let certificates = Arc::new(certificates);
+    let flow_events = flow_events::FlowEvents::new(&settings, &process, state_dir.as_ref())?;
     let registry = Registry::default();
     if let Some(dir) = &state_dir {
         registry.remember(dir.restarts()?);
@@ -129,6 +142,7 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     let stats: Vec<_> = (0..count).map(|_| Arc::new(CoreStats::with_bound(series.bound()))).collect();
     let sources = Arc::new(Sources::new(source_limits(&settings, most)));
     let inboxes: Arc<[Inbox]> = (0..count).map(|_| Inbox::default()).collect();
+    let secure: Arc<[bool]> = settings.listen.iter().map(|listen| listen.transport.is_secure()).collect();
     let addresses: Vec<_> = settings.listen.iter().map(|listen| listen.address).collect();
     let mut workers = Vec::with_capacity(count);
     for (index, stats) in stats.iter().enumerate() {
@@ -143,14 +157,16 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
                     router: setup.router,
                     boot,
                     core: index as u8,
-                    limits: stream_limits(&settings),
+                    limits: stream_limits(&settings, count),
                     wire: settings.limits.wire,
                     all: shared.connections.clone(),
                     sources: sources.clone(),
                     stats: stats.clone(),
+                    secure: secure.clone(),
+                    credentials: certificates.current().clone(),
                 },
-                inboxes: inboxes.clone(),
             }),
+            inboxes: inboxes.clone(),
             patience: patience(&settings),
             core: Core::new(setup.clone(), shared.clone(), stats.clone(), count),
             table: tables.current().clone(),
@@ -159,14 +175,19 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
         workers.push(worker::spawn(launch).map_err(|error| StartError::Worker { index, error })?);
     }
     let exporter = Exporter::new(stats, series, process.clone());
+    let seed = u64::from_le_bytes(state_dir::random()?);
+    let own = own::Own::new(&settings, setup.clone(), inboxes, process.clone(), seed);
     let router = Router {
         settings,
         setup,
         shared,
         sources,
         tables,
+        certificates,
         exporter,
         process,
+        own,
+        flow_events,
         workers: Mutex::new(workers),
         ready: AtomicBool::new(true),
     };
@@ -174,7 +195,10 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     let router = Arc::new(router);
     runtime.spawn(bans::watch(router.clone(), state_dir.clone()));
     runtime.spawn(chores(router.clone(), state_dir));
+    runtime.spawn(flow_events::watch(router.clone()));
+    runtime.spawn(keepalive::watch(router.clone()));
     runtime.spawn(watch::watch(router.clone()));
+    runtime.spawn(certificates::watch(router.clone()));
     runtime.spawn(health::watch(router.clone(), u64::from_le_bytes(state_dir::random()?)));
     runtime.spawn(follow_names(router.clone()));
     Ok(Running { router, runtime })
@@ -199,6 +223,7 @@ impl Running {
                 scope.spawn(move || worker.stop());
             }
         });
+        self.router.flow_events.finish(&self.router);
         self.runtime.shutdown_timeout(Duration::from_secs(1));
     }
 }
@@ -226,14 +251,28 @@ impl Router {
         self.settings.listen.iter().map(|listen| listen.address)
     }
 
-    /// Reads the table's file again.
-    pub async fn reload(&self) -> Result<Loaded, Refusal> {
-        self.take_up(self.tables.reload().await)
+    fn certificates(&self) -> &Arc<Certificates> {
+        &self.certificates
     }
 
-    /// Takes a table that came from `name`.
+    /// Reads the table's file again, and the certificates. A fault of one does not hold the other up.
+    pub async fn reload(&self) -> Result<Loaded, Refusal> {
+        let certificates = self.reload_certificates().await;
+        let table = self.take_up(self.tables.reload().await);
+        certificates.and(table)
+    }
+
+    /// Takes a table that came from `name`, and reads the certificates again.
     pub async fn put(&self, name: &str, text: String) -> Result<Loaded, Refusal> {
+        // What is wrong with them is logged: it is no fault of this table.
+        let _ = self.reload_certificates().await;
         self.take_up(self.tables.put(name, text).await)
+    }
+
+    async fn reload_certificates(&self) -> Result<(), Refusal> {
+        let of = self.certificates.clone();
+        // A panic in it is a bug, and leaves them as they are.
+        tokio::task::spawn_blocking(move || of.reload()).await.unwrap_or(Ok(())).map_err(Refusal::Failed)
     }
 
     pub async fn rollback(&self) -> Result<Loaded, Refusal> {
@@ -281,6 +320,7 @@ impl Router {
         process.set(ProcessGauge::Flows, self.shared.flows.len() as u64);
         process.set(ProcessGauge::MovedFlows, self.shared.moved.len() as u64);
         process.set(ProcessGauge::UnreachableFlows, self.shared.unreachable.len() as u64);
+        process.set(ProcessGauge::Users, self.shared.users.len() as u64);
         process.set(ProcessGauge::Calls, self.shared.calls.len() as u64);
         process.set(ProcessGauge::Ready, self.is_ready().into());
         self.tables.names().publish();
@@ -322,11 +362,15 @@ impl Router {
             (ProcessGauge::FlowsLimit, limits.flows),
             (ProcessGauge::MovedFlowsLimit, limits.moved_flows),
             (ProcessGauge::UnreachableFlowsLimit, limits.unreachable),
+            (ProcessGauge::UsersLimit, limits.users),
+            (ProcessGauge::UsersEachLimit, limits.users_per_connection),
+            (ProcessGauge::NewsLimit, limits.news),
             (ProcessGauge::CallsLimit, self.shared.calls.capacity()),
             (ProcessGauge::ConnectionsLimit, self.sources.limits().most),
             (ProcessGauge::PerAddressLimit, self.sources.limits().per_address as usize),
             (ProcessGauge::PerPrefixLimit, self.sources.limits().per_prefix as usize),
             (ProcessGauge::AcceptsLimit, self.sources.limits().accepts_per_second as usize),
+            (ProcessGauge::HandshakesLimit, self.settings.connections.handshakes),
             (ProcessGauge::DeniedPrefixes, self.settings.protection.deny.len()),
             (ProcessGauge::BansLimit, self.settings.protection.bans),
             (ProcessGauge::NewDialogsLimit, self.settings.protection.new_dialogs as usize),
@@ -463,7 +507,7 @@ fn patience(settings: &Settings) -> Option<Patience> {
     of.shed.then(|| Patience { behind_ms: ms(of.behind), calm_ms: ms(of.calm) })
 }
 
-fn stream_limits(settings: &Settings) -> streams::Limits {
+fn stream_limits(settings: &Settings, cores: usize) -> streams::Limits {
     let of = &settings.connections;
     let ms = |time: Duration| time.as_millis() as u64;
     streams::Limits {
@@ -473,6 +517,8 @@ fn stream_limits(settings: &Settings) -> streams::Limits {
         message_ms: ms(of.message_time),
         output_ms: ms(of.output_time),
         connect_ms: ms(of.connect_time),
+        handshake_ms: ms(of.handshake_time),
+        handshakes: of.handshakes.div_ceil(cores),
     }
 }
 
@@ -491,6 +537,7 @@ async fn chores(router: Arc<Router>, state_dir: Option<StateDir>) {
             router.shared.flows.sweep(now);
             router.shared.moved.sweep(now);
             router.shared.calls.sweep(now);
+            router.shared.users.sweep(now);
             said.lock().look(&router.tables.current().load().pools, now);
             router.sources.sweep(now);
             router.exporter.sweep(now.unix_s);

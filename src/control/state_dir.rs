@@ -49,6 +49,11 @@ impl StateDir {
         Ok(StateDir { path })
     }
 
+    /// A file of it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
+    }
+
     /// Counts this start and gives its number: one more than at the last start, after 65,535 from 0 again.
     pub fn next_boot(&self) -> Result<u16, StartError> {
         let path = self.path.join("boot");
@@ -162,7 +167,7 @@ pub fn random<const N: usize>() -> Result<[u8; N], StartError> {
 }
 
 /// Writes a file whole or not at all, on the disk before it has its name.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("new");
     let mut file =
         fs::OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(&draft)?;

@@ -3,7 +3,8 @@
 //! No I/O, no clock, no async: what arrives and what time it is come in, what is to be sent goes into the `Outbox`. The way
 //! of a request is in `relay`, of a response in `response`; `decide` is SPEC 4.4, `routes` and `hop` are 3.4 and 3.5,
 //! `write` is 4.1, `answer` what we say ourselves, `publication` is 6,
-//! `calls` the call records of 7.1, `guard` who may go on (10). `explain` runs the same code with a recorder.
+//! `calls` the call records of 7.1, `users` who is on a connection (9.9), `guard` who may go on (10). `explain` runs the same
+//! code with a recorder.
 
 mod answer;
 mod calls;
@@ -21,14 +22,15 @@ mod response;
 mod routes;
 mod setup;
 mod signs;
+mod users;
 mod write;
 
 use std::sync::Arc;
 
 pub use explain::{Explanation, explain};
 use guard::Guard;
-pub use io::{Arrival, Fault, Input, Outbox, Target};
-pub use setup::{Listener, Setup, Shared};
+pub use io::{Arrival, Closed, Fault, Input, Outbox, Target};
+pub use setup::{Listener, Reader, Setup, Shared};
 
 use crate::{
     live::{Buckets, Now, Pins},
@@ -119,6 +121,7 @@ impl Core {
             Input::Undeliverable { target, sent, why } => {
                 self.undeliverable(now, table, target, sent, why, out)
             }
+            Input::Closed(closed) => users::closed(&self.shared, &self.proxy.stats, &closed, now),
             Input::Lost { listener, to, why } => {
                 let transport = self.setup.listener(listener).transport;
                 for &at in table.pools.at_address(to, transport) {

@@ -91,13 +91,10 @@ impl Proxy {
         if essentials.max_forwards == Some(0) {
             return Err(Reason::MaxForwards.into());
         }
-        if routes.uri.is_sips() || routes.next.is_some_and(|route| route.starts_with(b"sips:")) {
-            return Err(Reason::Sips.into());
-        }
         let peer = turn.arrival.peer;
-        let route_values = view.items(HeaderId::Route).map(|item| item.value);
-        let (transaction, loop_hash) =
-            hash::transaction(&setup.ring, &essentials, peer, view.ruri(), route_values, &mut self.text);
+        let route_values = view.all(HeaderId::Route).map(|(_, field)| view.value_of(field));
+        let transaction = hash::transaction(&setup.ring, &essentials, peer, &mut self.text);
+        let loop_hash = hash::passage(&essentials, peer.ip(), view.ruri(), route_values);
         self.check_loop(view, &essentials, setup, loop_hash)?;
         let request = Request {
             turn,
@@ -119,6 +116,9 @@ impl Proxy {
         }
         self.count_tokens(&routes);
         match self.decide(&request, rec) {
+            Outcome::Forward(plan) if routes.secure && !write::is_secure(setup, &plan.hop) => {
+                return Err(Reason::Sips.into());
+            }
             Outcome::Forward(plan) => self.forward(&request, &plan, out, rec),
             Outcome::Refuse(refused) => match self.spares(&request, refused.reason) {
                 Some(spared) => self.spare(&request, refused.reason, spared, out, rec),
@@ -197,6 +197,7 @@ impl Proxy {
         if request.method == Method::Register && request.source == Source::Client {
             self.note_registration(request, branch);
         }
+        self.see_user(request);
     }
 
     /// Leaves a pin where a later CANCEL, ACK or retransmission could be decided otherwise (SPEC 7.1). What went by a

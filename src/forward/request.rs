@@ -14,7 +14,7 @@ use super::{
 use crate::{
     live::{Now, Pins},
     route::{Facts, Source, Table},
-    wire::{Essentials, Method, Reason, Start, View, token::Flow},
+    wire::{Essentials, Event, HeaderId, Method, Reason, Start, View, token::Flow},
 };
 
 /// One request with all that is known of it.
@@ -80,6 +80,9 @@ impl<'a> Request<'a> {
             method_token,
             ruri: self.routes.ruri,
             uri: &self.routes.uri,
+            package: self
+                .package
+                .or_else(|| Event::parse(self.view.value(HeaderId::Event)?).map(|event| event.package)),
             source: self.source,
             peer: self.arrival.peer,
             listener: self.arrival.listener,

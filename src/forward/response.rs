@@ -4,11 +4,12 @@
 use super::{
     Proxy, Turn,
     io::{Outbox, Target},
-    setup::{Listener, Setup},
-    signs,
+    setup::{Listener, Reader, Setup, behind_scheme},
+    signs, users,
     write::{by_flow, state_length},
 };
 use crate::{
+    live::{Outcome, Stay},
     route::{Recorder, Source},
     stats::{Counter, Kind},
     wire::{
@@ -58,12 +59,27 @@ impl Proxy {
         self.stats.received(Kind::Response(method), arrived.transport);
         let (token, key_id) = self.verified(&essentials, setup)?;
         let from = turn.source;
+        let flow = arrived.flow(turn.arrival);
         let expected = match token.bound {
             Bound::Backend => from.is_backend(),
-            Bound::Client(hash) => hash == flow_hash(&arrived.flow(turn.arrival)),
+            // Whom we called by a connection answers by it.
+            Bound::Client(hash) if token.own => {
+                [flow, arrived.datagram(turn.arrival.local, turn.arrival.peer)]
+                    .iter()
+                    .any(|flow| flow_hash(flow) == hash)
+            }
+            Bound::Client(hash) => hash == flow_hash(&flow),
         };
         if !expected {
             return Err(Reason::ResponseSource);
+        }
+        if token.own {
+            if R::ON {
+                rec.step("response", format_args!("to a request of our own"));
+            } else {
+                self.own_answered(turn, from, &token, code);
+            }
+            return Ok(());
         }
         let target = way_back(turn, &token)?;
         let leaving = setup.listener(target.listener());
@@ -98,7 +114,7 @@ impl Proxy {
         }
         self.call_answered(turn, &essentials, &token, from, code);
         if success {
-            self.learn(turn, view, &token, method, setup);
+            self.learn(turn, view, &token, &essentials, from);
         }
         Ok(())
     }
@@ -148,11 +164,22 @@ impl Proxy {
         leaving: &Listener,
         setup: &Setup,
     ) {
+        if view.first(HeaderId::RecordRoute).is_none() {
+            return;
+        }
+        let local = turn.shared.local(leaving, &token.back);
+        let reader = if token.from_backend { Reader::Backend } else { Reader::Client };
+        self.text.clear();
+        leaving.write_route_end(reader, local, &mut self.text);
         for item in view.items(HeaderId::RecordRoute) {
             // Ours begin so, whoever wrote them anew; what is not, is not parsed.
             let exact = setup.own_route(item.value);
+            // Where both sides know us by one name, it stands as it should, whatever its token says.
+            if exact.is_some() && item.value.ends_with(&self.text) {
+                continue;
+            }
             let user = || {
-                let start = item.value.strip_prefix(b"<sip:")?;
+                let start = behind_scheme(item.value)?;
                 memchr::memchr(b'@', start).map(|at| &start[..at])
             };
             let Some(user) = exact.or_else(user) else { continue };
@@ -160,15 +187,6 @@ impl Proxy {
             if rr.bits != token.branch as u16 {
                 continue;
             }
-            let local = turn.shared.local(leaving, &token.back);
-            self.text.clear();
-            self.text.push(b'@');
-            if token.from_backend {
-                leaving.write_for_backends(local, &mut self.text);
-            } else {
-                leaving.write_for_clients(local, &mut self.text);
-            }
-            leaving.write_route_params(&mut self.text);
             let uri = match exact {
                 Some(_) => &item.value[1..item.value.len() - 1],
                 None => {
@@ -180,15 +198,17 @@ impl Proxy {
                     route.uri
                 }
             };
-            // Where both sides know us by one name, it stands as it should.
-            if exact.is_none() || !uri.ends_with(&self.text) {
-                let end = &self.text;
-                self.edits.replace_with(view.span_of(uri), |t| {
-                    t.extend_from_slice(b"sip:");
-                    t.extend_from_slice(user);
-                    t.extend_from_slice(end);
-                });
-            }
+            // What was asked for by sips stays so, unless its receiver cannot come back that way.
+            let scheme: &[u8] = match item.value.starts_with(b"<sips:") && leaving.transport.is_secure() {
+                true => b"sips:",
+                false => b"sip:",
+            };
+            let end = &self.text[..self.text.len() - 1];
+            self.edits.replace_with(view.span_of(uri), |t| {
+                t.extend_from_slice(scheme);
+                t.extend_from_slice(user);
+                t.extend_from_slice(end);
+            });
             return;
         }
     }
@@ -219,16 +239,22 @@ impl Proxy {
         }
     }
 
-    /// What a 2xx teaches: registered flows and moved flows.
-    fn learn(&mut self, turn: &Turn<'_>, view: &View<'_>, token: &ViaToken, method: Method, setup: &Setup) {
-        if method == Method::Register && !token.from_backend {
-            let confirmed = turn
-                .shared
-                .flows
-                .confirm(token.branch, turn.now, &mut |contact| granted(view, contact, turn, setup));
-            self.stats.add(Counter::FlowsConfirmed, u64::from(confirmed.added + confirmed.refreshed));
-            self.stats.add(Counter::FlowConflicts, u64::from(confirmed.conflicts));
-            self.stats.add(Counter::FlowsDropped, u64::from(confirmed.dropped_oldest));
+    /// What a 2xx teaches: registered flows, who is on a connection, moved flows.
+    fn learn(
+        &mut self,
+        turn: &Turn<'_>,
+        view: &View<'_>,
+        token: &ViaToken,
+        essentials: &Essentials<'_>,
+        from: Source,
+    ) {
+        match essentials.method {
+            Method::Register if !token.from_backend => self.registered(turn, view, token, essentials, from),
+            Method::Subscribe | Method::Publish => {
+                let granted = header_seconds(view).unwrap_or(DEFAULT_EXPIRES_S);
+                self.user_confirmed(turn, essentials, token, granted);
+            }
+            _ => {}
         }
         if let Some((old, tag)) = token.moved {
             let seconds = header_seconds(view).filter(|s| *s > 0).unwrap_or(DEFAULT_EXPIRES_S);
@@ -236,6 +262,51 @@ impl Proxy {
             self.stats.add(Counter::FlowsMoved, 1);
             self.stats.add(Counter::MovedDropped, u64::from(dropped));
         }
+    }
+
+    /// A 2xx to a client's REGISTER.
+    fn registered(
+        &mut self,
+        turn: &Turn<'_>,
+        view: &View<'_>,
+        token: &ViaToken,
+        essentials: &Essentials<'_>,
+        from: Source,
+    ) {
+        let on = self.registered_on(turn, essentials, token);
+        let (shared, aor, mut longest) = (turn.shared, &self.text, 0);
+        let confirmed = shared.flows.confirm(token.branch, turn.now, &mut |contact| {
+            let granted = granted(view, contact, turn, turn.setup);
+            match granted.unwrap_or(0) {
+                0 if on.is_some() => shared.users.depart(aor, Some(contact)),
+                seconds => longest = longest.max(seconds),
+            }
+            granted
+        });
+        match on {
+            Some(_) if confirmed.all => shared.users.depart(aor, None),
+            Some(Some(id)) if longest > 0 => {
+                let owner = match from {
+                    Source::Backend(at) => Some(turn.table.pools.backend(at)),
+                    _ => None,
+                };
+                let owner = owner.map(|backend| (backend.addr, backend.transport));
+                shared.users.confirm(id, aor, (Stay::Registration, longest), owner, turn.now);
+            }
+            _ => {}
+        }
+        self.stats.add(Counter::FlowsConfirmed, u64::from(confirmed.added + confirmed.refreshed));
+        self.stats.add(Counter::FlowConflicts, u64::from(confirmed.conflicts));
+        self.stats.add(Counter::FlowsDropped, u64::from(confirmed.dropped_oldest));
+    }
+
+    /// A response to a request of our own: control waits for it.
+    fn own_answered(&self, turn: &Turn<'_>, from: Source, token: &ViaToken, code: u16) {
+        if let Source::Backend(at) = from {
+            let backend = turn.table.pools.backend(at);
+            self.stats.backend_response(backend.series, (code / 100) as u8, turn.now.mono_ms);
+        }
+        users::answered(turn.shared, &self.stats, token.branch, Outcome::Answered(code));
     }
 }
 

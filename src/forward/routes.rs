@@ -16,8 +16,12 @@ pub struct Routes<'a> {
     pub uri: Uri<'a>,
     /// The last Route became the Request-URI.
     pub repaired: bool,
+    /// There is one Route, ours as we write it.
+    single: bool,
     /// How many leading Route values are ours.
     pub popped: usize,
+    /// The Request-URI, the first Route that is not ours or a Route that is has the scheme sips: the next hop must have TLS.
+    pub secure: bool,
     /// The first Route value that is not ours: its URI.
     pub next: Option<&'a [u8]>,
     /// The tokens that count, in order.
@@ -71,14 +75,28 @@ impl<'a> Routes<'a> {
         local: std::net::SocketAddr,
         trusted: bool,
     ) -> Result<Routes<'a>, Reason> {
-        let mut routes =
-            Routes { ruri: view.ruri(), uri, repaired: false, popped: 0, next: None, tokens: Tokens::None };
-        if view.first(HeaderId::Route).is_none() {
-            return Ok(routes);
-        }
+        let mut routes = Routes {
+            ruri: view.ruri(),
+            secure: uri.is_sips(),
+            uri,
+            repaired: false,
+            single: false,
+            popped: 0,
+            next: None,
+            tokens: Tokens::None,
+        };
+        let Some(first) = view.value(HeaderId::Route) else { return Ok(routes) };
         let us = |uri: &Uri<'_>| uri.is_sip() && setup.names.is_us(uri.host.host, uri.host.port, local);
         let mut reader = TokenReader { setup, essentials, method, trusted, first: true, stopped: false };
 
+        // Nearly all: nothing is to be repaired where the last Route is ours.
+        if !view.is_repeated(HeaderId::Route)
+            && let Some(user) = setup.own_route(first)
+        {
+            (routes.single, routes.popped) = (true, 1);
+            reader.read(&Own { user: Some(user), ob: false }, &mut routes.tokens);
+            return Ok(routes);
+        }
         if us(&uri) && own_or_bare(uri.user, setup, essentials) {
             let last = view.items(HeaderId::Route).last().ok_or(Reason::BadRoute)?;
             let addr = NameAddr::parse(last.value).ok_or(Reason::BadRoute)?;
@@ -86,6 +104,7 @@ impl<'a> Routes<'a> {
             if target.param(b"lr").is_none() && !us(&target) {
                 // A strict router (or a user agent that makes one of us) sent it: we were the Request-URI.
                 let own = Own { user: uri.user, ob: false };
+                routes.secure |= target.is_sips();
                 (routes.ruri, routes.uri, routes.repaired) = (addr.uri, target, true);
                 reader.read(&own, &mut routes.tokens);
             }
@@ -97,11 +116,13 @@ impl<'a> Routes<'a> {
             }
             if let Some(user) = setup.own_route(item.value) {
                 routes.popped += 1;
+                routes.secure |= item.value.starts_with(b"<sips:");
                 reader.read(&Own { user: Some(user), ob: false }, &mut routes.tokens);
                 continue;
             }
             let addr = NameAddr::parse(item.value).ok_or(Reason::BadRoute)?;
             let route = Uri::parse(addr.uri).ok_or(Reason::BadRoute)?;
+            routes.secure |= route.is_sips();
             if !us(&route) {
                 routes.next = Some(addr.uri);
                 break;
@@ -119,12 +140,12 @@ impl<'a> Routes<'a> {
 
     /// The spans to cut from the message: the popped values and, after repair, the last one.
     pub fn cuts(&self, view: &View<'a>, mut cut: impl FnMut(Span)) {
-        let total = view.items(HeaderId::Route).count();
-        if total == 1
+        if self.single
             && let Some(field) = view.first(HeaderId::Route)
         {
             return cut(field.line());
         }
+        let total = view.items(HeaderId::Route).count();
         let keep = self.popped..total - usize::from(self.repaired);
         let field_of = |i: usize| view.items(HeaderId::Route).nth(i);
         let mut i = 0;

@@ -85,7 +85,7 @@ pub struct BackendState {
 }
 
 /// What becomes of probes, as metrics say it: order of `Counts::probes`.
-pub const PROBES: [&str; 5] = ["answered", "silent", "refused", "unreachable", "unsent"];
+pub const PROBES: [&str; 6] = ["answered", "silent", "refused", "unreachable", "unsent", "insecure"];
 
 /// What made control probe at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl Noticed {
 #[derive(Debug, Default)]
 pub struct Counts {
     /// By place in `PROBES`.
-    pub probes: [AtomicU64; 5],
+    pub probes: [AtomicU64; PROBES.len()],
     /// By `Noticed`.
     pub noticed: [AtomicU64; 3],
 }

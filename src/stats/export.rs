@@ -213,6 +213,7 @@ impl Exporter {
             }
         }
         gauge(recorder, &names::PINS, &[], self.sum(|core| core.gauge(Gauge::Pins)));
+        gauge(recorder, &names::HANDSHAKES, &[], self.sum(|core| core.gauge(Gauge::Handshakes)));
         gauge(recorder, &names::PINS_LIMIT, &[], self.sum(|core| core.gauge(Gauge::PinsMax)));
         gauge(recorder, &names::GUARDED_SOURCES, &[], self.sum(|core| core.gauge(Gauge::Guarded)));
         gauge(recorder, &names::GUARDED_SOURCES_LIMIT, &[], self.sum(|core| core.gauge(Gauge::GuardedMax)));

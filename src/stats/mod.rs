@@ -64,6 +64,8 @@ numbers! {
         FlowsDropped => FLOWS_DROPPED;
         FlowsMoved => FLOWS_MOVED;
         MovedDropped => MOVED_FLOWS_DROPPED;
+        UsersDropped => CONNECTION_USERS_DROPPED;
+        NewsDropped => NEWS_DROPPED;
         UnreachableDropped => UNREACHABLE_FLOWS_DROPPED;
         Undeliverable => UNDELIVERABLE;
         EtagsWrapped => ETAGS_WRAPPED;
@@ -98,6 +100,21 @@ numbers! {
         ClosedFraming => CONNECTIONS_CLOSED "framing";
         ClosedConnectFailed => CONNECTIONS_CLOSED "connect_failed";
         ClosedConnectTime => CONNECTIONS_CLOSED "connect_time";
+        ClosedHandshakeTime => CONNECTIONS_CLOSED "handshake_time";
+        /// It had to make room for other handshakes.
+        ClosedHandshakes => CONNECTIONS_CLOSED "handshakes";
+        ClosedTls => CONNECTIONS_CLOSED "tls";
+        Handshakes => TLS_HANDSHAKES "accepted";
+        HandshakesDialed => TLS_HANDSHAKES "dialed";
+        TlsBadRecord => TLS_ERRORS "bad_record";
+        TlsNothingShared => TLS_ERRORS "nothing_shared";
+        TlsNoCertificate => TLS_ERRORS "no_certificate";
+        TlsUnknownCa => TLS_ERRORS "unknown_ca";
+        TlsBadCertificate => TLS_ERRORS "bad_certificate";
+        TlsWrongName => TLS_ERRORS "wrong_name";
+        TlsRefused => TLS_ERRORS "refused";
+        TlsAlert => TLS_ERRORS "alert";
+        TlsOther => TLS_ERRORS "other";
         /// Who is denied or banned.
         RefusedDenied => CONNECTIONS_REFUSED "denied";
         RefusedBanned => CONNECTIONS_REFUSED "banned";
@@ -123,6 +140,8 @@ pub enum Gauge {
     TableVersion,
     /// SO_RCVBUF as the kernel granted it.
     ReceiveBuffer,
+    /// TLS handshakes under way with those who called.
+    Handshakes,
     /// Sources that are counted, and room for them.
     Guarded,
     GuardedMax,
@@ -131,11 +150,12 @@ pub enum Gauge {
 }
 
 impl Gauge {
-    pub const ALL: [Gauge; 7] = [
+    pub const ALL: [Gauge; 8] = [
         Gauge::Pins,
         Gauge::PinsMax,
         Gauge::TableVersion,
         Gauge::ReceiveBuffer,
+        Gauge::Handshakes,
         Gauge::Guarded,
         Gauge::GuardedMax,
         Gauge::Overloaded,

@@ -4,9 +4,11 @@
 //! keys. What comes out is valid: nobody behind this room checks it again.
 
 mod dns;
+mod flow_events;
 mod keys;
 mod protection;
 mod read;
+pub mod tls;
 mod units;
 mod warn;
 
@@ -21,8 +23,10 @@ pub(super) use read::{network, time};
 pub(super) use units::host_port;
 
 pub use dns::Dns;
+pub use flow_events::{FlowEvents, Keepalive, KeepaliveMethod, NotifyTo, Webhook};
 pub use keys::parse_ring;
 pub use protection::{NftSets, Protection};
+pub use tls::Tls;
 pub use warn::warnings;
 
 /// The table that serves where no file is named: no pool, no rule.
@@ -51,6 +55,8 @@ pub struct ListenSpec {
     pub advertise: Option<(String, u16)>,
     /// xxh3 of the name, folded to 16 bits: how tokens name the listener (two listeners with one id are refused).
     pub id: u16,
+    /// Where the transport has TLS.
+    pub tls: Option<tls::ServerTls>,
 }
 
 /// The whole of tidings.toml, valid.
@@ -70,6 +76,9 @@ pub struct Settings {
     pub udp: Udp,
     pub dns: Dns,
     pub connections: ConnectionLimits,
+    pub tls: Tls,
+    pub flow_events: FlowEvents,
+    pub keepalive: Keepalive,
     pub protection: Protection,
     pub admin: Admin,
     pub log: Log,
@@ -123,6 +132,13 @@ pub struct Limits {
     pub moved_flows: usize,
     /// Flows that an ICMP error has closed.
     pub unreachable: usize,
+    /// Users of stream connections that are remembered (SPEC 9.9): in all, of one connection.
+    pub users: usize,
+    pub users_per_connection: usize,
+    /// Ended connections, and answers to requests of our own, that wait for control.
+    pub news: usize,
+    /// Requests of our own that wait for their answer.
+    pub own_requests: usize,
     /// Addresses of backends that left the table or their name, still believed (SPEC 1.1).
     pub departed: usize,
     /// Metric series each of rules, backends and packages, beyond which all is `other`.
@@ -180,6 +196,10 @@ pub struct ConnectionLimits {
     pub output_time: Duration,
     /// To a backend.
     pub connect_time: Duration,
+    /// TLS handshakes under way, of all workers; default 2,000. Beyond it the oldest must go.
+    pub handshakes: usize,
+    /// For a TLS handshake; default 10 s.
+    pub handshake_time: Duration,
 }
 
 /// `[admin]`
@@ -220,6 +240,7 @@ impl ListenSpec {
             side,
             advertise: None,
             id: listener_id(name),
+            tls: None,
         }
     }
 }
@@ -241,6 +262,9 @@ impl Default for Settings {
             udp: Udp::default(),
             dns: Dns::default(),
             connections: ConnectionLimits::default(),
+            tls: Tls::default(),
+            flow_events: FlowEvents::default(),
+            keepalive: Keepalive::default(),
             protection: Protection::default(),
             admin: Admin::default(),
             log: Log::default(),
@@ -268,6 +292,10 @@ impl Default for Limits {
             flows: 100_000,
             moved_flows: 100_000,
             unreachable: 10_000,
+            users: 100_000,
+            users_per_connection: 16,
+            news: 16_384,
+            own_requests: 1_000,
             departed: 10_000,
             series: 1_000,
         }
@@ -312,6 +340,8 @@ impl Default for ConnectionLimits {
             message_time: Duration::from_secs(10),
             output_time: Duration::from_secs(30),
             connect_time: Duration::from_secs(3),
+            handshakes: 2_000,
+            handshake_time: Duration::from_secs(10),
         }
     }
 }

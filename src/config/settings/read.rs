@@ -12,11 +12,11 @@ use super::{
         headers,
     },
     Admin, ConnectionLimits, Health, Limits, ListenSpec, Log, Settings, Side, Timers, Tokens, Trust, Udp,
-    Workers, default_listener, dns, keys, listener_id, protection, units,
+    Workers, default_listener, dns, flow_events, keys, listener_id, protection, tls, units,
 };
 use crate::wire::Transport;
 
-const SECTIONS: [&str; 17] = [
+const SECTIONS: [&str; 20] = [
     "table",
     "state_dir",
     "aliases",
@@ -30,14 +30,28 @@ const SECTIONS: [&str; 17] = [
     "udp",
     "dns",
     "connections",
+    "tls",
+    "flow_events",
+    "keepalive",
     "protection",
     "admin",
     "log",
     "cluster",
 ];
-const LISTEN: [&str; 5] = ["name", "transport", "address", "side", "advertise"];
+const LISTEN: [&str; 10] = [
+    "name",
+    "transport",
+    "address",
+    "side",
+    "advertise",
+    "certificate",
+    "private_key",
+    "certificates",
+    "client_certificates",
+    "client_ca",
+];
 const HEALTH: [&str; 5] = ["probes", "silence", "busy_sources", "busy_window", "longest_pause"];
-const LIMITS: [&str; 10] = [
+const LIMITS: [&str; 14] = [
     "message",
     "header_lines",
     "start_line",
@@ -46,6 +60,10 @@ const LIMITS: [&str; 10] = [
     "flows",
     "moved_flows",
     "unreachable",
+    "users",
+    "users_per_connection",
+    "news",
+    "own_requests",
     "departed",
     "series",
 ];
@@ -59,13 +77,14 @@ impl Settings {
         let (root, mut faults) = document::open(file, text);
         let mut settings = Settings::default();
         settings.origin.file = file.to_owned();
+        let (mut secured, mut general) = (Vec::new(), tls::Written::default());
         for (key, value) in in_order(&root) {
             match key.get_ref().as_ref() {
                 "table" => settings.table = path(&mut faults, "table", value, base_dir),
                 "state_dir" => settings.state_dir = path(&mut faults, "state_dir", value, base_dir),
                 "aliases" => settings.aliases = aliases(&mut faults, value),
                 "workers" => workers(&mut faults, value, &mut settings.workers),
-                "listen" => listeners(&mut faults, value, &mut settings),
+                "listen" => secured = listeners(&mut faults, value, base_dir, &mut settings),
                 "trust" => trust(&mut faults, value, &mut settings.trust),
                 "tokens" => tokens(&mut faults, value, base_dir, &mut settings.tokens),
                 "limits" => limits(&mut faults, value, &mut settings.limits),
@@ -74,6 +93,9 @@ impl Settings {
                 "udp" => udp(&mut faults, value, &mut settings.udp),
                 "dns" => dns::dns(&mut faults, value, &mut settings.dns),
                 "connections" => connections(&mut faults, value, &mut settings.connections),
+                "tls" => general = tls::tls(&mut faults, value, base_dir, &mut settings.tls),
+                "flow_events" => flow_events::flow_events(&mut faults, value, &mut settings.flow_events),
+                "keepalive" => flow_events::keepalive(&mut faults, value, &mut settings.keepalive),
                 "protection" => protection::protection(&mut faults, value, &mut settings.protection),
                 "admin" => admin(&mut faults, value, &mut settings.admin),
                 "log" => log(&mut faults, value, &mut settings.log),
@@ -88,6 +110,9 @@ impl Settings {
                 _ => faults.unknown_key(key, "tidings.toml", SECTIONS),
             }
         }
+        let servers = tls::complete(&mut faults, general, secured);
+        let listeners = settings.listen.iter_mut().filter(|listen| listen.transport.is_secure());
+        listeners.zip(servers).for_each(|(listen, tls)| listen.tls = Some(tls));
         if settings.listen.is_empty() {
             settings.listen.push(default_listener());
             settings.origin.listen.clear();
@@ -136,14 +161,27 @@ fn workers(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Workers) {
     }
 }
 
-fn listeners<'i>(faults: &mut Faults<'i>, value: &Value<'i>, settings: &mut Settings) {
+/// Gives for each listener with TLS its place and what it says about it.
+fn listeners<'i>(
+    faults: &mut Faults<'i>,
+    value: &Value<'i>,
+    base: &Path,
+    settings: &mut Settings,
+) -> Vec<(Range<usize>, tls::Written)> {
     settings.listen.clear();
+    let mut secured = Vec::new();
     let mut names: HashMap<String, usize> = HashMap::new();
     let mut ids: HashMap<u16, String> = HashMap::new();
     let mut addresses: HashMap<(Transport, SocketAddr), usize> = HashMap::new();
     for (table, span) in faults.tables("listen", value) {
         let line = faults.line_of(span.start);
-        let Some(listen) = listener(faults, table, &span) else { continue };
+        let Some((listen, written)) = listener(faults, table, &span, base) else { continue };
+        if listen.transport.is_secure() {
+            secured.push((span.clone(), written));
+        } else if let Some(first) = written.first {
+            let label = listen.transport.label();
+            faults.error(first, format!("transport {label} has no certificates, only tls has"));
+        }
         if let Some(other) = names.insert(listen.name.clone(), line) {
             let message = format!(
                 "listener {} is already there, in line {other}; name them apart",
@@ -169,14 +207,22 @@ fn listeners<'i>(faults: &mut Faults<'i>, value: &Value<'i>, settings: &mut Sett
             faults.error(span, format!("there are more than {MOST_LISTENERS} listeners"));
         }
     }
+    secured
 }
 
-fn listener<'i>(faults: &mut Faults<'i>, table: &DeTable<'i>, span: &Range<usize>) -> Option<ListenSpec> {
+fn listener<'i>(
+    faults: &mut Faults<'i>,
+    table: &DeTable<'i>,
+    span: &Range<usize>,
+    base: &Path,
+) -> Option<(ListenSpec, tls::Written)> {
     let (mut name, mut transport, mut address, mut advertise) = (None, Some(Transport::Udp), None, None);
     let mut side = Side::Both;
     let mut sound = true;
+    let mut written = tls::Written::default();
     for (key, value) in in_order(table) {
         match key.get_ref().as_ref() {
+            name if tls::LISTENER_KEYS.contains(&name) => written.take(faults, key, value, base),
             "name" => {
                 name = faults.name("name", value);
                 sound &= name.is_some();
@@ -191,34 +237,34 @@ fn listener<'i>(faults: &mut Faults<'i>, table: &DeTable<'i>, span: &Range<usize
             "backend_ports" => {
                 faults.not_yet(key, "all traffic to backends leaves by the listener's own port")
             }
-            "certificate" | "private_key" | "client_ca" | "origins" | "proxy_protocol" => {
-                faults.not_yet(key, "TLS, WebSocket and the PROXY protocol come later");
+            "origins" | "proxy_protocol" => {
+                faults.not_yet(key, "WebSocket and the PROXY protocol come later");
             }
             _ => faults.unknown_key(key, "[[listen]]", LISTEN),
         }
     }
-    let Some(written) = address else {
+    let Some(text) = address else {
         if sound {
             faults.missing(span.clone(), "this listener has no address: address = \"192.0.2.1:5060\"");
         }
         return None;
     };
     let transport = transport?;
-    let address = listen_address(faults, &written, transport)?;
+    let address = listen_address(faults, &text, transport)?;
     let advertise = advertise.and_then(|text| advertised(faults, &text, address.port()));
     let name = name
         .map_or_else(|| format!("{}-{}", transport.label(), address.port()), |text| text.value.to_owned());
     let id = listener_id(&name);
-    sound.then_some(ListenSpec { name, transport, address, side, advertise, id })
+    sound.then_some((ListenSpec { name, transport, address, side, advertise, id, tls: None }, written))
 }
 
 fn listener_transport(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<Transport> {
     let text = faults.string("transport", value)?;
     match Transport::ALL.into_iter().find(|transport| transport.label() == text.value) {
-        Some(known @ (Transport::Udp | Transport::Tcp)) => return Some(known),
+        Some(known @ (Transport::Udp | Transport::Tcp | Transport::Tls)) => return Some(known),
         Some(_) => faults.error(
             text.span,
-            format!("transport {} is not in this version yet, only udp and tcp", quoted(text.value)),
+            format!("transport {} is not in this version yet, only udp, tcp and tls", quoted(text.value)),
         ),
         None => {
             let near = faults.suggestion(text.value, Transport::ALL.map(Transport::label));
@@ -397,6 +443,10 @@ fn limits(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Limits) {
             "flows" => (&mut out.flows, 1..=1 << 28),
             "moved_flows" => (&mut out.moved_flows, 1..=1 << 28),
             "unreachable" => (&mut out.unreachable, 1..=1 << 28),
+            "users" => (&mut out.users, 1..=1 << 26),
+            "users_per_connection" => (&mut out.users_per_connection, 1..=1 << 16),
+            "news" => (&mut out.news, 16..=1 << 20),
+            "own_requests" => (&mut out.own_requests, 1..=1 << 20),
             "departed" => (&mut out.departed, 1..=1 << 20),
             "series" => (&mut out.series, 1..=1 << 20),
             _ => {
@@ -458,7 +508,7 @@ fn udp(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Udp) {
     }
 }
 
-const CONNECTIONS: [&str; 11] = [
+const CONNECTIONS: [&str; 13] = [
     "most",
     "per_address",
     "per_prefix",
@@ -470,6 +520,8 @@ const CONNECTIONS: [&str; 11] = [
     "message_time",
     "output_time",
     "connect_time",
+    "handshakes",
+    "handshake_time",
 ];
 
 fn connections(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut ConnectionLimits) {
@@ -493,6 +545,8 @@ fn connections(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut ConnectionL
             "message_time" => set(&mut out.message_time, at_least_a_second(faults, name, value, day)),
             "output_time" => set(&mut out.output_time, at_least_a_second(faults, name, value, day)),
             "connect_time" => set(&mut out.connect_time, at_least_a_second(faults, name, value, day)),
+            "handshakes" => set(&mut out.handshakes, faults.integer(name, value, 1..=1 << 24).map(as_usize)),
+            "handshake_time" => set(&mut out.handshake_time, at_least_a_second(faults, name, value, day)),
             _ => faults.unknown_key(key, "[connections]", CONNECTIONS),
         }
     }
@@ -641,7 +695,7 @@ pub(crate) fn time(
     }
 }
 
-fn bytes(
+pub(super) fn bytes(
     faults: &mut Faults<'_>,
     key: &str,
     value: &Value<'_>,

@@ -1,5 +1,5 @@
 //! `[[pool.backend]]`: a PBX by name and URI (SPEC 5.4). The URI's host is an address or a host name; in this version the
-//! transport is UDP or TCP.
+//! transport is UDP, TCP or TLS.
 
 use std::{
     collections::HashMap,
@@ -171,13 +171,13 @@ fn parse_uri(faults: &mut Faults<'_>, text: &Text<'_>) -> Option<(String, Host, 
 fn uri_parts(uri: &str) -> Result<(String, Host, Transport), String> {
     let (scheme, rest) = uri.split_once(':').ok_or("it has no scheme, such as sip:192.0.2.11:5060")?;
     match scheme.to_ascii_lowercase().as_str() {
-        "sip" => {}
-        "sips" => return Err("sips needs TLS, which is not in this version yet: use sip".to_owned()),
+        "sip" | "sips" => {}
         _ if rest.parse::<u16>().is_ok() => {
             return Err("it has no scheme: write sip: before the address".to_owned());
         }
-        _ => return Err(format!("unknown scheme {}, only sip can be a backend's", quoted(scheme))),
+        _ => return Err(format!("unknown scheme {}, only sip and sips can be a backend's", quoted(scheme))),
     }
+    let secure = scheme.eq_ignore_ascii_case("sips");
     if rest.contains('?') {
         return Err("headers behind a \"?\" have no meaning here".to_owned());
     }
@@ -185,7 +185,12 @@ fn uri_parts(uri: &str) -> Result<(String, Host, Transport), String> {
     if address.contains('@') {
         return Err("it has a user part; a backend is a host, so write sip:HOST:PORT".to_owned());
     }
-    let transport = transport(params)?;
+    let transport = match (secure, transport(params)?) {
+        // RFC 3261 26.2.2: the scheme says TLS, transport=tcp what lies below it.
+        (true, None | Some(Transport::Tcp | Transport::Tls)) => Transport::Tls,
+        (true, Some(_)) => return Err("sips is over TLS: transport=udp contradicts it".to_owned()),
+        (false, transport) => transport.unwrap_or(Transport::Udp),
+    };
     let (host, port) = host_and_port(address)?;
     let port = match port {
         Some(port) => {
@@ -238,7 +243,7 @@ fn host_name(host: &str) -> Result<String, String> {
     }
 }
 
-fn transport(params: &str) -> Result<Transport, String> {
+fn transport(params: &str) -> Result<Option<Transport>, String> {
     let mut transport = None;
     for param in params.split(';').filter(|param| !param.is_empty()) {
         let (name, value) = param.split_once('=').unwrap_or((param, ""));
@@ -247,12 +252,12 @@ fn transport(params: &str) -> Result<Transport, String> {
             "transport" => {
                 let lower = value.to_ascii_lowercase();
                 match Transport::ALL.into_iter().find(|known| known.label() == lower) {
-                    Some(known @ (Transport::Udp | Transport::Tcp)) => transport = Some(known),
+                    Some(known @ (Transport::Udp | Transport::Tcp | Transport::Tls)) => {
+                        transport = Some(known)
+                    }
                     Some(other) => {
                         let label = other.label();
-                        return Err(format!(
-                            "transport {label} is not in this version yet, only udp and tcp"
-                        ));
+                        return Err(format!("transport {label} is no backend's, only udp, tcp and tls are"));
                     }
                     None => return Err(format!("unknown transport {}", quoted(value))),
                 }
@@ -267,7 +272,7 @@ fn transport(params: &str) -> Result<Transport, String> {
             }
         }
     }
-    Ok(transport.unwrap_or(Transport::Udp))
+    Ok(transport)
 }
 
 #[cfg(test)]
@@ -291,11 +296,28 @@ mod tests {
     }
 
     #[test]
+    fn rfc_3261_19_1_2_sips_and_tls() {
+        for (uri, port) in [
+            ("sips:127.0.0.11", 5061),
+            ("sips:127.0.0.11:5071;transport=tcp", 5071),
+            ("sip:127.0.0.11;transport=tls", 5061),
+            ("SIPS:127.0.0.11;transport=TLS", 5061),
+        ] {
+            let (_, addr, transport) = uri_parts(uri).expect(uri);
+            assert_eq!(
+                (addr.address().map(|addr| addr.port()), transport),
+                (Some(port), Transport::Tls),
+                "{uri}"
+            );
+        }
+    }
+
+    #[test]
     fn uris_that_are_none_say_why() {
         for (uri, why) in [
             ("127.0.0.1:5060", "no scheme"),
             ("127.0.0.1", "no scheme"),
-            ("sips:127.0.0.1", "TLS"),
+            ("sips:127.0.0.1;transport=udp", "contradicts"),
             ("http:127.0.0.1", "scheme"),
             ("sip:pbx_.example-.com:5060x", "no port"),
             ("sip:pbx..example.com", "host name"),
@@ -313,7 +335,7 @@ mod tests {
             ("sip:0.0.0.0", "one host"),
             ("sip:224.0.0.1", "one host"),
             ("sip:1000@1.2.3.4", "user part"),
-            ("sip:1.2.3.4;transport=tls", "only udp and tcp"),
+            ("sip:1.2.3.4;transport=wss", "only udp, tcp and tls"),
             ("sip:1.2.3.4;transport=dccp", "unknown transport"),
             ("sip:1.2.3.4;transport=udp;transport=udp", "two transports"),
             ("sip:1.2.3.4;maddr=5.6.7.8", "maddr"),

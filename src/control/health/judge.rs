@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use crate::{config::table::ProbeSpec, live::Health};
+use crate::{config::table::ProbeSpec, live::Health, net::streams::TlsFault};
 
 /// What became of one probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +18,8 @@ pub enum Outcome {
     Refused,
     /// ICMP host or network unreachable, or the kernel knows no way.
     Unreachable,
+    /// It listens, but TLS with it fails.
+    Insecure(TlsFault),
     /// It could not be sent for a reason of ours (no socket, no such address): says nothing of the backend.
     Unsent,
 }
@@ -31,6 +33,7 @@ impl Outcome {
             Outcome::Refused => 2,
             Outcome::Unreachable => 3,
             Outcome::Unsent => 4,
+            Outcome::Insecure(_) => 5,
         }
     }
 }
@@ -69,6 +72,7 @@ impl Judge {
             Outcome::Answered { code, .. } if rules.accepts(code) => None,
             Outcome::Answered { code, .. } => Some(format!("answers {code} to {method}")),
             Outcome::Silent => Some(format!("does not answer {method}")),
+            Outcome::Insecure(fault) => Some(format!("TLS with it fails: {}", fault.explained())),
             Outcome::Unreachable => Some("its address cannot be reached (ICMP)".to_owned()),
         };
         if let Some(failure) = failure {

@@ -78,7 +78,8 @@ impl Watcher {
                 self.count += 1;
                 let id = format!("{:016x}{:08x}", self.seed, self.count);
                 if let Some(target) = watch.start(now) {
-                    self.probes.spawn(async move { (name, probe::run(&target, &id).await) });
+                    let credentials = self.router.certificates().current().load_full();
+                    self.probes.spawn(async move { (name, probe::run(&target, &credentials, &id).await) });
                 }
             } else if watch.delay() {
                 self.router.process.add(ProcessCounter::ProbesDelayed, 1);

@@ -3,7 +3,7 @@
 //!
 //! It leaves from a port of its own at the address by which requests leave for that backend (so who lets only the
 //! router's address in, answers), and the socket is connected: the kernel takes answers from the backend alone and tells
-//! its ICMP errors to nobody else. Late answers find the socket closed. Over TCP each probe has a connection of its own:
+//! its ICMP errors to nobody else. Late answers find the socket closed. Over TCP and TLS each probe has a connection of its own:
 //! that a backend still takes new ones is part of the question.
 
 use std::{
@@ -13,14 +13,19 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpSocket, UdpSocket},
 };
 
+use tokio_rustls::TlsConnector;
+
 use super::judge::Outcome;
 use crate::{
-    config::table::ProbeSpec,
-    net::udp::is_unreachable,
+    config::{
+        table::ProbeSpec,
+        tls::{Credentials, name_of},
+    },
+    net::{streams::tls_fault_of, udp::is_unreachable},
     wire::{Frame, Framer, HeaderId, Index, Limits, Start, Transport, inspect::inspect},
 };
 
@@ -34,6 +39,8 @@ const LARGEST: usize = 65_535;
 pub struct Target {
     /// As the table writes it.
     pub uri: Box<str>,
+    /// Of the URI: what its certificate must name.
+    pub host: Box<str>,
     pub address: SocketAddr,
     pub local: IpAddr,
     pub transport: Transport,
@@ -41,13 +48,18 @@ pub struct Target {
 }
 
 /// Asks; `id` is of this probe alone.
-pub async fn run(target: &Target, id: &str) -> Outcome {
+pub async fn run(target: &Target, credentials: &Credentials, id: &str) -> Outcome {
     let asked = async {
-        if target.transport.is_datagram() { ask(target, id).await } else { ask_by_stream(target, id).await }
+        if target.transport.is_datagram() {
+            ask(target, id).await
+        } else {
+            ask_by_stream(target, credentials, id).await
+        }
     };
     match tokio::time::timeout(target.rules.timeout, asked).await {
         Err(_) => Outcome::Silent,
         Ok(Ok(outcome)) => outcome,
+        Ok(Err(error)) if let Some(fault) = tls_fault_of(&error) => Outcome::Insecure(fault),
         Ok(Err(error)) => match error.raw_os_error().unwrap_or(0) {
             libc::ECONNREFUSED | libc::ECONNRESET => Outcome::Refused,
             // It took the connection and closed it without a word.
@@ -77,12 +89,27 @@ async fn ask(target: &Target, id: &str) -> io::Result<Outcome> {
     }
 }
 
-async fn ask_by_stream(target: &Target, id: &str) -> io::Result<Outcome> {
+async fn ask_by_stream(target: &Target, credentials: &Credentials, id: &str) -> io::Result<Outcome> {
     let socket = if target.local.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.bind(SocketAddr::new(target.local, 0))?;
     let started = Instant::now();
-    let mut stream = socket.connect(target.address).await?;
+    let stream = socket.connect(target.address).await?;
     let request = request(target, stream.local_addr()?, id);
+    if !target.transport.is_secure() {
+        return talk(stream, &request, id, started).await;
+    }
+    let config = credentials.client().ok_or(io::ErrorKind::Unsupported)?;
+    let name = name_of(Some(&target.host), target.address);
+    let stream = TlsConnector::from(config.clone()).connect(name, stream).await?;
+    talk(stream, &request, id, started).await
+}
+
+async fn talk(
+    mut stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: &str,
+    id: &str,
+    started: Instant,
+) -> io::Result<Outcome> {
     stream.write_all(request.as_bytes()).await?;
     let (mut framer, mut index, limits) = (Framer::new(), Index::new(), Limits::default());
     let mut held = Vec::new();
@@ -138,7 +165,7 @@ fn request(target: &Target, local: SocketAddr, id: &str) -> String {
     let (via, host_only) = (transport.via(), SocketAddr::new(local.ip(), 0).to_string());
     let method = &rules.method;
     let host = host_only.strip_suffix(":0").unwrap_or(&host_only);
-    let param = if transport.is_datagram() { "" } else { ";transport=tcp" };
+    let param = if transport.is_datagram() { "" } else { &*format!(";transport={}", transport.label()) };
     format!(
         "{method} {uri} SIP/2.0\r\n\
          Via: SIP/2.0/{via} {local};rport;branch=z9hG4bK{id}\r\n\
@@ -161,6 +188,7 @@ mod tests {
     fn target() -> Target {
         Target {
             uri: "sip:[2001:db8::11]:5060;transport=udp".into(),
+            host: "2001:db8::11".into(),
             address: "[2001:db8::11]:5060".parse().expect("an address"),
             local: "2001:db8::1".parse().expect("an address"),
             transport: Transport::Udp,

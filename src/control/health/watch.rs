@@ -203,7 +203,7 @@ impl Watch {
                 address.state.clear();
                 return false;
             }
-            Outcome::Silent | Outcome::Refused | Outcome::Unreachable => {}
+            Outcome::Silent | Outcome::Refused | Outcome::Unreachable | Outcome::Insecure(_) => {}
         }
         if self.addresses.len() == 1 {
             return false;
@@ -278,6 +278,7 @@ fn target(backend: &Backend, probe: Option<&ProbeSpec>) -> Option<Arc<Target>> {
             address: backend.addr,
             local: backend.local.ip(),
             transport: backend.transport,
+            host: std::str::from_utf8(&backend.host).unwrap_or_default().into(),
             rules: rules.clone(),
         })
     })
@@ -302,7 +303,8 @@ mod tests {
         let address = "192.0.2.11:5060".parse().expect("an address");
         let local = "192.0.2.1".parse().expect("an address");
         let uri = "sip:192.0.2.11".into();
-        let target = Target { uri, address, local, transport: crate::wire::Transport::Udp, rules };
+        let transport = crate::wire::Transport::Udp;
+        let target = Target { uri, host: "192.0.2.11".into(), address, local, transport, rules };
         Watch {
             state: Arc::new(BackendState::new("pbx1", 1)),
             series: 1,

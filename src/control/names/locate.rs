@@ -18,7 +18,7 @@ use hickory_resolver::{
 use ipnet::IpNet;
 use tokio::task::JoinSet;
 
-use crate::{config::table::DnsName, live::Resolved, net::udp};
+use crate::{config::table::DnsName, live::Resolved, net::udp, wire::Transport};
 
 /// How to resolve, for all names.
 pub struct Locator {
@@ -93,7 +93,11 @@ impl Locator {
         let (mut targets, ttl) = match name.port {
             Some(port) => (vec![plain(port)], Duration::MAX),
             None => {
-                let service = format!("_sip._{}.{}", name.transport.label(), name.host);
+                // RFC 3263 4.1: TLS has a service of its own.
+                let service = match name.transport {
+                    Transport::Tls => format!("_sips._tcp.{}", name.host),
+                    other => format!("_sip._{}.{}", other.label(), name.host),
+                };
                 let found = self.look_up(service, RecordType::SRV).await?;
                 match targets(&found.data) {
                     // The service is decidedly not available at this domain (RFC 2782).

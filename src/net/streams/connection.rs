@@ -1,16 +1,11 @@
-//! One connection: its socket, what has come of a message that is not complete, what waits to leave (SPEC 9.7, 9.8).
+//! One connection: its pipe, what has come of a message that is not complete, what waits to leave (SPEC 9.7, 9.8).
 //!
-//! It owns bytes only while a message is partly here or partly sent. What waits to leave begins where a message begins, so
+//! It owns bytes only while a message is partly here or partly sent. How they come and go is `pipe`'s. What waits to leave begins where a message begins, so
 //! that what a connection takes to its grave can be told message by message. `Streams` decides when it ends.
 
-use std::{
-    io::{self, Read, Write},
-    net::SocketAddr,
-};
+use std::{io, net::SocketAddr};
 
-use mio::net::TcpStream;
-
-use super::{Limits, Reason};
+use super::{Limits, Reason, pipe::Pipe, tls};
 use crate::wire::{Frame, Framer, Index, Limits as WireLimits};
 
 /// What was sent of the output is taken away once it is so much.
@@ -23,13 +18,15 @@ const FAREWELL_MS: u64 = 2_000;
 pub enum Stage {
     /// We have called, the peer has not answered.
     Connecting,
+    /// TLS is not there yet.
+    Handshake,
     Open,
     /// To be ended: what waits is sent, nothing is taken any more.
     Ending(Reason),
 }
 
 pub struct Connection {
-    pub socket: TcpStream,
+    pub pipe: Pipe,
     pub stage: Stage,
     pub listener: u8,
     /// We made it, to a backend.
@@ -55,7 +52,7 @@ pub struct Connection {
     sent: usize,
     pub opened_ms: u64,
     pub heard_ms: u64,
-    /// When the incomplete message began.
+    /// When the incomplete message began, or the handshake.
     partial_ms: u64,
     /// When the peer last took anything, while output waits; when the end began.
     stuck_ms: u64,
@@ -80,16 +77,11 @@ pub enum Heard<'a> {
 }
 
 impl Connection {
-    pub fn new(
-        socket: TcpStream,
-        listener: u8,
-        dialed: bool,
-        ends: (SocketAddr, SocketAddr),
-        now_ms: u64,
-    ) -> Self {
+    pub fn new(pipe: Pipe, listener: u8, dialed: bool, ends: (SocketAddr, SocketAddr), now_ms: u64) -> Self {
+        let ready = if pipe.is_open() { Stage::Open } else { Stage::Handshake };
         Connection {
-            socket,
-            stage: if dialed { Stage::Connecting } else { Stage::Open },
+            pipe,
+            stage: if dialed { Stage::Connecting } else { ready },
             listener,
             dialed,
             ready: false,
@@ -126,12 +118,14 @@ impl Connection {
             brought.end = Some(Reason::Framing);
             return brought;
         }
-        let n = match self.socket.read(buffer) {
-            Ok(0) => {
-                brought.end = Some(Reason::Peer);
+        let (n, more) = match self.pipe.read(buffer) {
+            Ok(taken) if taken.bytes == 0 => {
+                // TLS took what came, or it is the end.
+                self.ready = taken.more;
+                brought.end = (!taken.more).then_some(Reason::Peer);
                 return brought;
             }
-            Ok(n) => n,
+            Ok(taken) => (taken.bytes, taken.more),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 self.ready = false;
                 return brought;
@@ -142,8 +136,7 @@ impl Connection {
                 return brought;
             }
         };
-        // A short read has emptied the socket; of the peer's end behind it there will be an event, or there was.
-        self.ready = n == buffer.len() || self.hung_up;
+        self.ready = more || self.hung_up;
         self.heard_ms = now_ms;
         if matches!(self.stage, Stage::Ending(_)) {
             return brought;
@@ -210,7 +203,7 @@ impl Connection {
     /// Sends whole messages, or keeps them until the peer takes more. `Err`: it cannot go on; they are kept all the same, to
     /// be told.
     pub fn send(&mut self, bytes: &[u8], limits: &Limits, now_ms: u64) -> Result<(), Reason> {
-        if !self.output.is_empty() || self.stage == Stage::Connecting {
+        if !self.output.is_empty() || matches!(self.stage, Stage::Connecting | Stage::Handshake) {
             if self.output.is_empty() {
                 self.stuck_ms = now_ms;
             }
@@ -219,7 +212,7 @@ impl Connection {
         }
         let mut sent = 0;
         while sent < bytes.len() {
-            match self.socket.write(&bytes[sent..]) {
+            match self.pipe.write(&bytes[sent..]) {
                 Ok(n) => sent += n,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
@@ -237,10 +230,21 @@ impl Connection {
         Ok(())
     }
 
+    /// The handshake can begin, or messages can pass.
+    pub fn connected(&mut self, now_ms: u64) {
+        self.stage = if self.pipe.is_open() { Stage::Open } else { Stage::Handshake };
+        (self.partial_ms, self.stuck_ms) = (now_ms, now_ms);
+    }
+
     /// The peer takes more: sends what waits.
     pub fn flush(&mut self, index: &mut Index, now_ms: u64) -> Result<(), Reason> {
+        match self.pipe.flush() {
+            Ok(true) if self.pipe.is_open() => {}
+            Ok(_) => return Ok(()),
+            Err(error) => return Err(reason_of(&error)),
+        }
         while self.sent < self.output.len() {
-            match self.socket.write(&self.output[self.sent..]) {
+            match self.pipe.write(&self.output[self.sent..]) {
                 Ok(n) => {
                     self.sent += n;
                     self.stuck_ms = now_ms;
@@ -277,7 +281,12 @@ impl Connection {
         (std::mem::take(&mut self.output), std::mem::take(&mut self.sent))
     }
 
-    /// Bytes that wait for the peer.
+    /// Anything waits for the peer, if only TLS's own.
+    pub fn has_output(&self) -> bool {
+        self.queued() > 0 || self.pipe.wants_write()
+    }
+
+    /// Bytes of messages that wait for the peer.
     pub fn queued(&self) -> usize {
         self.output.len() - self.sent
     }
@@ -288,7 +297,7 @@ impl Connection {
         if !self.shut {
             self.shut = true;
             self.stuck_ms = now_ms;
-            return self.socket.shutdown(std::net::Shutdown::Write).is_ok();
+            return self.pipe.shut().is_ok();
         }
         true
     }
@@ -302,6 +311,7 @@ impl Connection {
         match self.stage {
             Stage::Connecting => return (self.opened_ms + limits.connect_ms, Reason::ConnectTime),
             Stage::Ending(reason) => return (self.stuck_ms + FAREWELL_MS, reason),
+            Stage::Handshake => return (self.partial_ms + limits.handshake_ms, Reason::HandshakeTime),
             Stage::Open => {}
         }
         let mut due = if self.spoken || self.dialed {
@@ -337,6 +347,9 @@ pub fn messages(output: &[u8], index: &mut Index, mut each: impl FnMut(std::ops:
 }
 
 fn reason_of(error: &io::Error) -> Reason {
+    if let Some(fault) = tls::fault_of(error) {
+        return Reason::Tls(fault);
+    }
     match error.kind() {
         io::ErrorKind::TimedOut => Reason::Lost,
         _ => Reason::Reset,

@@ -6,21 +6,33 @@
 //! `worker`.
 
 mod connection;
+mod handshakes;
+mod pipe;
+mod reading;
+mod tls;
 mod wheel;
 
 use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use ahash::HashMap;
+use arc_swap::ArcSwap;
 use mio::{Interest, Registry, Token, event::Event, net::TcpListener};
 
-pub use self::connection::{Heard, messages};
 use self::{
     connection::{Connection, Stage},
+    handshakes::Handshakes,
+    pipe::Pipe,
+    tls::Session,
     wheel::Wheel,
+};
+pub use self::{
+    connection::{Heard, messages},
+    tls::{Fault as TlsFault, fault_of as tls_fault_of},
 };
 use super::tcp;
 use crate::{
-    forward::{Fault, Target},
+    config::tls::{Credentials, name_of},
+    forward::{Closed, Fault, Target},
     live::{About, Connections, Now, Sources, TooMany, connections::MOST_SLOTS},
     stats::{CoreStats, Counter},
     wire::{Index, Limits as WireLimits, token::FlowId},
@@ -48,6 +60,9 @@ pub struct Limits {
     pub message_ms: u64,
     pub output_ms: u64,
     pub connect_ms: u64,
+    /// For a TLS handshake, and how many this core may have under way.
+    pub handshake_ms: u64,
+    pub handshakes: usize,
 }
 
 /// Why a connection ended.
@@ -68,6 +83,10 @@ pub enum Reason {
     Framing,
     ConnectFailed,
     ConnectTime,
+    HandshakeTime,
+    /// Its handshake was the oldest of too many.
+    Handshakes,
+    Tls(tls::Fault),
     /// Nothing is taken from its peer any more.
     Barred,
 }
@@ -86,6 +105,9 @@ impl Reason {
             Reason::Framing => Counter::ClosedFraming,
             Reason::ConnectFailed => Counter::ClosedConnectFailed,
             Reason::ConnectTime => Counter::ClosedConnectTime,
+            Reason::HandshakeTime => Counter::ClosedHandshakeTime,
+            Reason::Handshakes => Counter::ClosedHandshakes,
+            Reason::Tls(_) => Counter::ClosedTls,
             Reason::Barred => Counter::ClosedBarred,
         }
     }
@@ -121,7 +143,13 @@ pub struct Ground {
     pub all: Arc<Connections>,
     pub sources: Arc<Sources>,
     pub stats: Arc<CoreStats>,
+    /// By listener: has it TLS?
+    pub secure: Arc<[bool]>,
+    pub credentials: Arc<ArcSwap<Credentials>>,
 }
+
+/// The host that a backend's certificate must name, by its address, where the table knows one.
+pub type HostOf<'a> = &'a dyn Fn(SocketAddr) -> Option<&'a str>;
 
 pub struct Streams {
     ground: Ground,
@@ -137,9 +165,12 @@ pub struct Streams {
     failed: HashMap<(u8, SocketAddr), (u64, Fault)>,
     /// Slots that may have bytes.
     ready: VecDeque<u32>,
+    handshakes: Handshakes,
     /// Slots that are to end once what waits is sent.
     ending: Vec<u32>,
     casualties: VecDeque<Casualty>,
+    /// Those that have ended and are to be told of.
+    closed: Vec<Closed>,
     wheel: Wheel,
     due: Vec<(u32, u16)>,
     buffer: Vec<u8>,
@@ -157,8 +188,10 @@ impl Streams {
             dialed: HashMap::default(),
             failed: HashMap::default(),
             ready: VecDeque::new(),
+            handshakes: Handshakes::default(),
             ending: Vec::new(),
             casualties: VecDeque::new(),
+            closed: Vec::new(),
             wheel: Wheel::new(now.mono_ms),
             due: Vec::new(),
             buffer: Vec::new(),
@@ -200,11 +233,14 @@ impl Streams {
             }
             let patience = Duration::from_millis(self.ground.limits.output_ms);
             let opened = tcp::tune(&stream, patience).and_then(|()| stream.local_addr()).and_then(|local| {
-                let connection = Connection::new(stream, listener, false, (local, peer), now.mono_ms);
-                self.open(connection, now)
+                let pipe = self.accepted(stream, listener)?;
+                self.open(Connection::new(pipe, listener, false, (local, peer), now.mono_ms), now)
             });
             match opened {
-                Ok(_) => self.ground.stats.add(Counter::Accepted, 1),
+                Ok(slot) => {
+                    self.ground.stats.add(Counter::Accepted, 1);
+                    self.greet(slot, now);
+                }
                 // It has ended already.
                 Err(_) => self.ground.sources.give(peer.ip()),
             }
@@ -241,7 +277,7 @@ impl Streams {
         connection.generation = place.generation;
         let token = Token(self.first_token + slot as usize);
         let registered =
-            self.registry.register(&mut connection.socket, token, Interest::READABLE | Interest::WRITABLE);
+            self.registry.register(connection.pipe.socket(), token, Interest::READABLE | Interest::WRITABLE);
         if let Err(error) = registered {
             self.free.push_back((slot, now.mono_ms));
             return Err(error);
@@ -264,13 +300,14 @@ impl Streams {
         let slot = (event.token().0 - self.first_token) as u32;
         let Some(connection) = self.held(slot) else { return };
         if connection.stage == Stage::Connecting {
-            match connection.socket.take_error() {
+            match connection.pipe.socket().take_error() {
                 Ok(None) if event.is_writable() && !event.is_error() && !event.is_write_closed() => {
-                    if connection.socket.peer_addr().is_err() {
+                    if connection.pipe.socket().peer_addr().is_err() {
                         return;
                     }
-                    connection.stage = Stage::Open;
+                    connection.connected(now.mono_ms);
                     self.ground.stats.add(Counter::Dialed, 1);
+                    self.rearm(slot);
                 }
                 Ok(None) if !event.is_error() && !event.is_write_closed() => return,
                 outcome => {
@@ -288,7 +325,7 @@ impl Streams {
             && (!connection.ready || connection.broken)
         {
             connection.ready = true;
-            self.ready.push_back(slot);
+            self.queue(slot);
         }
         if event.is_writable() {
             self.flush(slot, now);
@@ -297,7 +334,7 @@ impl Streams {
 
     fn flush(&mut self, slot: u32, now: Now) {
         let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { return };
-        if connection.queued() == 0 {
+        if !connection.has_output() {
             return;
         }
         let outcome = connection.flush(&mut self.index, now.mono_ms);
@@ -313,62 +350,12 @@ impl Streams {
 
     /// May any have bytes?
     pub fn is_ready(&self) -> bool {
-        !self.ready.is_empty()
+        !self.ready.is_empty() || !self.handshakes.ready.is_empty()
     }
 
     /// Do more of them wait to be read than a turn reads?
     pub fn is_crowded(&self) -> bool {
         self.ready.len() > READS
-    }
-
-    /// Reads from those that may have bytes, each once before any twice, up to a turn's share or until `enough` (asked of
-    /// what `hear` collects). Each message is told with the connection's listener, ends and id.
-    pub fn read(&mut self, now: Now, hear: &mut dyn FnMut(&Ends, Heard<'_>) -> bool) {
-        if self.buffer.is_empty() {
-            self.buffer = vec![0; READ];
-        }
-        for _ in 0..READS {
-            let Some(slot) = self.ready.pop_front() else { return };
-            let id = self.id(slot);
-            let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { continue };
-            let ends =
-                Ends { listener: connection.listener, local: connection.local, peer: connection.peer, id };
-            let mut enough = false;
-            let (index, limits) = (&mut self.index, &self.ground.wire);
-            let brought = connection.read(&mut self.buffer, index, limits, now.mono_ms, &mut |heard| {
-                enough |= hear(&ends, heard);
-            });
-            if connection.ready {
-                self.ready.push_back(slot);
-            }
-            self.ground.all.note_heard(id.core.into(), slot, connection.heard_ms);
-            match brought.end {
-                Some(Reason::Framing) => {
-                    connection.stage = Stage::Ending(Reason::Framing);
-                    self.ending.push(slot);
-                }
-                Some(reason) => self.close(slot, reason, now),
-                None if brought.pings > 0 => self.pong(slot, brought.pings, now),
-                None => self.rearm(slot),
-            }
-            if enough {
-                return;
-            }
-        }
-    }
-
-    fn pong(&mut self, slot: u32, pings: usize, now: Now) {
-        let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { return };
-        // Who does not read what we say needs no pongs on top of it.
-        if connection.queued() == 0 {
-            self.ground.stats.add(Counter::Pongs, pings as u64);
-            for _ in 0..pings.min(16) {
-                if let Err(reason) = connection.send(b"\r\n", &self.ground.limits, now.mono_ms) {
-                    return self.close(slot, reason, now);
-                }
-            }
-        }
-        self.rearm(slot);
     }
 
     /// Sends whole messages by an open connection of this core. What fails becomes a casualty.
@@ -388,11 +375,11 @@ impl Streams {
     }
 
     /// Sends whole messages to a backend by its connection, which is made where there is none.
-    pub fn send_to(&mut self, target: Target, local: SocketAddr, bytes: &[u8], now: Now) {
+    pub fn send_to(&mut self, target: Target, local: SocketAddr, bytes: &[u8], host: HostOf<'_>, now: Now) {
         let Target::Connect { listener, to, .. } = target else { return };
         let slot = match self.dialed.get(&(listener, to)) {
             Some(&slot) => Ok(slot),
-            None => self.dial(listener, local, to, now),
+            None => self.dial(listener, local, to, host, now),
         };
         let lost = |why| Casualty { target, output: bytes.to_vec(), sent: 0, why };
         match slot {
@@ -418,14 +405,22 @@ impl Streams {
         }
     }
 
-    fn dial(&mut self, listener: u8, local: SocketAddr, to: SocketAddr, now: Now) -> Result<u32, Fault> {
+    fn dial(
+        &mut self,
+        listener: u8,
+        local: SocketAddr,
+        to: SocketAddr,
+        host: HostOf<'_>,
+        now: Now,
+    ) -> Result<u32, Fault> {
         if let Some((_, why)) = self.failed.get(&(listener, to)).filter(|(until, _)| now.mono_ms < *until) {
             return Err(*why);
         }
         let patience = Duration::from_millis(self.ground.limits.output_ms);
         let made = tcp::dial(local, to, patience).and_then(|socket| {
             let local = socket.local_addr().unwrap_or(local);
-            self.open(Connection::new(socket, listener, true, (local, to), now.mono_ms), now)
+            let pipe = self.calling(socket, listener, to, host)?;
+            self.open(Connection::new(pipe, listener, true, (local, to), now.mono_ms), now)
         });
         match made {
             Ok(slot) => {
@@ -482,6 +477,11 @@ impl Streams {
         self.casualties.pop_front()
     }
 
+    /// The next of those that have ended.
+    pub fn closed(&mut self) -> Option<Closed> {
+        self.closed.pop()
+    }
+
     /// Output waits for any peer.
     pub fn is_busy(&self) -> bool {
         self.slots.iter().filter_map(|slot| slot.held.as_deref()).any(|c| c.queued() > 0)
@@ -512,10 +512,23 @@ impl Streams {
     /// `fault`: what whoever waits for what was not sent is told; by the reason where nothing is known.
     fn close_with(&mut self, slot: u32, reason: Reason, fault: Option<Fault>, now: Now) {
         let id = self.id(slot);
+        self.leave_greeting(slot);
         let Some(mut connection) = self.slots[slot as usize].held.take() else { return };
         let reason = if let Stage::Ending(why) = connection.stage { why } else { reason };
         self.ground.all.close(id.core.into(), slot, id.generation, now);
         self.ground.stats.add(reason.counter(), 1);
+        if let Reason::Tls(fault) = reason {
+            self.ground.stats.add(fault.counter(), 1);
+        }
+        connection.pipe.take_leave();
+        self.closed.push(Closed {
+            id,
+            listener: connection.listener,
+            peer: connection.peer,
+            opened_ms: connection.opened_ms,
+            heard_ms: connection.heard_ms,
+            reason: reason.counter().label().unwrap_or_default(),
+        });
         self.free.push_back((slot, now.mono_ms));
         let listener = connection.listener;
         let target = if connection.dialed {
@@ -527,10 +540,14 @@ impl Streams {
         };
         let why = fault.unwrap_or(match reason {
             Reason::ConnectTime | Reason::Lost => Fault::Unreachable,
+            Reason::HandshakeTime | Reason::Tls(_) if connection.dialed => Fault::Unreachable,
             Reason::ConnectFailed | Reason::Reset if connection.dialed => Fault::Refused,
             _ => Fault::Closed,
         });
-        if connection.dialed && connection.stage == Stage::Connecting {
+        // In TLS 1.3 a backend refuses our certificate once we take the handshake for done.
+        let unheard = matches!(reason, Reason::Tls(_)) && !connection.spoken;
+        if connection.dialed && (unheard || matches!(connection.stage, Stage::Connecting | Stage::Handshake))
+        {
             self.failed.insert((listener, connection.peer), (now.mono_ms + PAUSE_MS, why));
         }
         let (output, sent) = connection.unsent();
