@@ -63,6 +63,8 @@ fn launch(
         exempt: Vec::new(),
     };
     let ground = streams::Ground {
+        secure: [false].into(),
+        credentials: Default::default(),
         router: 0,
         boot: 1,
         core: index as u8,
@@ -72,6 +74,8 @@ fn launch(
             first_message_ms: 60_000,
             message_ms: 60_000,
             output_ms: 60_000,
+            handshake_ms: 10_000,
+            handshakes: 100,
             connect_ms: 60_000,
         },
         wire: tidings::wire::Limits::default(),

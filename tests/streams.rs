@@ -306,7 +306,7 @@ fn a_wildcard_listener_names_the_address_of_the_connection() {
          [[listen]]\nname = \"pbxs\"\ntransport = \"udp\"\naddress = \"127.40.212.2:5060\"\nside = \"backends\"\n\
          [admin]\naddress = \"127.40.212.1:9060\"\n";
     let router = rig::Router::start(settings, &one_pbx(212));
-    let scene = Scene { router, net: 212, column: ("tcp", "udp") };
+    let scene = Scene { router, net: 212, column: ("tcp", "udp"), pki: crate::rig::TempDir::new("pki") };
     let (phone, pbx) = (scene.phone(), scene.pbx(1));
     let entry: SocketAddr = "127.40.212.7:15212".parse().expect("an address");
     let request = Request::new("SUBSCRIBE", "sip:1000@example.com", &phone);

@@ -126,8 +126,10 @@ fn read(file: &Path) -> Result<String, Report> {
 fn is_settings(text: &str) -> bool {
     let (root, _) = toml::de::DeTable::parse_recoverable(text);
     let root = root.get_ref();
-    let settings =
-        ["listen", "admin", "workers", "trust", "tokens", "limits", "timers", "udp", "dns", "tls", "log", "table"];
+    let settings = [
+        "listen", "admin", "workers", "trust", "tokens", "limits", "timers", "udp", "dns", "tls", "log",
+        "table",
+    ];
     let table = ["pool", "rule", "packages"];
     settings.iter().any(|key| root.contains_key(*key)) && !table.iter().any(|key| root.contains_key(*key))
 }
@@ -140,7 +142,8 @@ fn check_settings(file: &Path, text: &str) -> (Report, Option<Settings>) {
             let summary = counted(settings.listen.len(), "listener");
             let mut diagnostics = settings::warnings(&settings);
             let now = crate::net::now().unix_s;
-            diagnostics.extend(tls::load(&settings, now).map_or_else(|faults| faults, |loaded| loaded.warnings));
+            diagnostics
+                .extend(tls::load(&settings, now).map_or_else(|faults| faults, |loaded| loaded.warnings));
             diagnostics.sort_by_key(|fault| (fault.line, fault.column));
             (report(name, "settings", summary, diagnostics), Some(settings))
         }

@@ -87,9 +87,6 @@ impl Proxy {
         if essentials.max_forwards == Some(0) {
             return Err(Reason::MaxForwards.into());
         }
-        if routes.uri.is_sips() || routes.next.is_some_and(|route| route.starts_with(b"sips:")) {
-            return Err(Reason::Sips.into());
-        }
         let peer = turn.arrival.peer;
         let route_values = view.items(HeaderId::Route).map(|item| item.value);
         let (transaction, loop_hash) =
@@ -114,6 +111,9 @@ impl Proxy {
         }
         self.count_tokens(&routes);
         match self.decide(&request, rec) {
+            Outcome::Forward(plan) if routes.secure && !write::is_secure(setup, &plan.hop) => {
+                return Err(Reason::Sips.into());
+            }
             Outcome::Forward(plan) => self.forward(&request, &plan, out, rec),
             Outcome::Refuse(refused) => match self.spares(&request, refused.reason) {
                 Some(spared) => self.spare(&request, refused.reason, spared, out, rec),

@@ -4,7 +4,7 @@
 use super::{
     Proxy, Turn,
     io::{Outbox, Target},
-    setup::{Listener, Setup},
+    setup::{Listener, Setup, behind_scheme},
     signs,
     write::{by_flow, state_length},
 };
@@ -151,7 +151,7 @@ impl Proxy {
             // Ours begin so, whoever wrote them anew; what is not, is not parsed.
             let exact = setup.own_route(item.value);
             let user = || {
-                let start = item.value.strip_prefix(b"<sip:")?;
+                let start = behind_scheme(item.value)?;
                 memchr::memchr(b'@', start).map(|at| &start[..at])
             };
             let Some(user) = exact.or_else(user) else { continue };
@@ -179,11 +179,16 @@ impl Proxy {
                     route.uri
                 }
             };
+            // What was asked for by sips stays so, unless its receiver cannot come back that way.
+            let scheme: &[u8] = match item.value.starts_with(b"<sips:") && leaving.transport.is_secure() {
+                true => b"sips:",
+                false => b"sip:",
+            };
             // Where both sides know us by one name, it stands as it should.
-            if exact.is_none() || !uri.ends_with(&self.text) {
+            if exact.is_none() || !uri.ends_with(&self.text) || !uri.starts_with(scheme) {
                 let end = &self.text;
                 self.edits.replace_with(view.span_of(uri), |t| {
-                    t.extend_from_slice(b"sip:");
+                    t.extend_from_slice(scheme);
                     t.extend_from_slice(user);
                     t.extend_from_slice(end);
                 });

@@ -18,6 +18,8 @@ pub struct Routes<'a> {
     pub repaired: bool,
     /// How many leading Route values are ours.
     pub popped: usize,
+    /// The Request-URI, the first Route that is not ours or a Route that is has the scheme sips: the next hop must have TLS.
+    pub secure: bool,
     /// The first Route value that is not ours: its URI.
     pub next: Option<&'a [u8]>,
     /// The tokens that count, in order.
@@ -71,8 +73,15 @@ impl<'a> Routes<'a> {
         local: std::net::SocketAddr,
         trusted: bool,
     ) -> Result<Routes<'a>, Reason> {
-        let mut routes =
-            Routes { ruri: view.ruri(), uri, repaired: false, popped: 0, next: None, tokens: Tokens::None };
+        let mut routes = Routes {
+            ruri: view.ruri(),
+            secure: uri.is_sips(),
+            uri,
+            repaired: false,
+            popped: 0,
+            next: None,
+            tokens: Tokens::None,
+        };
         if view.first(HeaderId::Route).is_none() {
             return Ok(routes);
         }
@@ -86,6 +95,7 @@ impl<'a> Routes<'a> {
             if target.param(b"lr").is_none() && !us(&target) {
                 // A strict router (or a user agent that makes one of us) sent it: we were the Request-URI.
                 let own = Own { user: uri.user, ob: false };
+                routes.secure |= target.is_sips();
                 (routes.ruri, routes.uri, routes.repaired) = (addr.uri, target, true);
                 reader.read(&own, &mut routes.tokens);
             }
@@ -97,11 +107,13 @@ impl<'a> Routes<'a> {
             }
             if let Some(user) = setup.own_route(item.value) {
                 routes.popped += 1;
+                routes.secure |= item.value.starts_with(b"<sips:");
                 reader.read(&Own { user: Some(user), ob: false }, &mut routes.tokens);
                 continue;
             }
             let addr = NameAddr::parse(item.value).ok_or(Reason::BadRoute)?;
             let route = Uri::parse(addr.uri).ok_or(Reason::BadRoute)?;
+            routes.secure |= route.is_sips();
             if !us(&route) {
                 routes.next = Some(addr.uri);
                 break;

@@ -146,7 +146,7 @@ impl Setup {
     /// The user of a Route or Record-Route value that stands byte for byte as we write them: most of ours come back so, and
     /// need not be parsed.
     pub fn own_route<'v>(&self, value: &'v [u8]) -> Option<&'v [u8]> {
-        let start = value.strip_prefix(b"<sip:")?;
+        let start = behind_scheme(value)?;
         let (user, end) = start.split_at(memchr::memchr(b'@', start)?);
         (self.route_ends.iter().any(|own| **own == *end) && token::is_text(user)).then_some(user)
     }
@@ -173,6 +173,11 @@ impl Setup {
         let ip = ip.to_canonical();
         self.trust.iter().any(|net| net.contains(&ip))
     }
+}
+
+/// Of a Route or Record-Route value as we begin ours: what stands behind `<sip:` or `<sips:`.
+pub fn behind_scheme(value: &[u8]) -> Option<&[u8]> {
+    value.strip_prefix(b"<sip:").or_else(|| value.strip_prefix(b"<sips:"))
 }
 
 /// The parameters of a Route that names a listener of this transport: it must lead the receiver to that one (RFC 5658).

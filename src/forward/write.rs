@@ -201,6 +201,15 @@ fn out_transport(setup: &Setup, hop: &Hop) -> Transport {
     out_listener(setup, hop).transport
 }
 
+/// Does a request leave over TLS? One for sips must (SPEC 3.3).
+pub fn is_secure(setup: &Setup, hop: &Hop) -> bool {
+    out_transport(setup, hop).is_secure()
+}
+
+fn write_scheme(request: &Request<'_>, t: &mut Vec<u8>) {
+    t.extend_from_slice(if request.routes.secure { b"sips:" } else { b"sip:" });
+}
+
 /// `host:port` of the listener by which a request leaves, as the receiver knows it.
 fn write_our_host(setup: &Setup, hop: &Hop, t: &mut Vec<u8>) {
     match *hop {
@@ -236,7 +245,8 @@ fn write_record_route(request: &Request<'_>, plan: &Plan<'_>, branch: u64, t: &m
             }
         }
     };
-    t.extend_from_slice(b"Record-Route: <sip:");
+    t.extend_from_slice(b"Record-Route: <");
+    write_scheme(request, t);
     token.encode(&setup.ring, essentials.call_id, t);
     t.push(b'@');
     write_our_host(setup, &plan.hop, t);
@@ -264,7 +274,8 @@ fn wants_path(request: &Request<'_>, plan: &Plan<'_>) -> bool {
 /// `Path` with the client's flow (SPEC 3.7; RFC 3327); `;ob` where a Contact has reg-id (RFC 5626 5.1).
 fn write_path(request: &Request<'_>, plan: &Plan<'_>, t: &mut Vec<u8>) {
     let Request { setup, view, .. } = *request;
-    t.extend_from_slice(b"Path: <sip:");
+    t.extend_from_slice(b"Path: <");
+    write_scheme(request, t);
     PathToken { router: setup.router, flow: request.flow() }.encode(&setup.ring, t);
     t.push(b'@');
     write_our_host(setup, &plan.hop, t);

@@ -208,9 +208,7 @@ impl<S: Step> Lane<S> {
         let (target, range) = self.outbox.messages[message].clone();
         let table = &self.table;
         let sent = match &mut self.link {
-            Some(link) => {
-                link.send(target, &self.outbox.bytes[range], &|to| S::host_of(table, to), self.now)
-            }
+            Some(link) => link.send(target, &self.outbox.bytes[range], &|to| S::host_of(table, to), self.now),
             None => Sent::Refused,
         };
         match sent {

@@ -198,8 +198,12 @@ fn advertise_counts_toward_clients_only() {
         advertise = \"inner.example.net:5071\"\n\
         [admin]\naddress = \"127.40.147.1:9060\"\n\
         [tokens]\nkeys = [{ id = 1, key = \"00112233445566778899aabbccddeeff\" }]\n";
-    let scene =
-        Scene { router: crate::rig::Router::start(settings, &table), net: 147, column: ("udp", "udp") };
+    let scene = Scene {
+        router: crate::rig::Router::start(settings, &table),
+        net: 147,
+        column: ("udp", "udp"),
+        pki: crate::rig::TempDir::new("pki"),
+    };
     let (phone, pbx) = (scene.phone(), scene.pbx(1));
     let dialog = Dialog::subscribe(&scene, &phone, &pbx);
     assert_eq!(uri_address(&dialog.callee_routes[0]), scene.pbxs());

@@ -16,6 +16,7 @@ pub mod load;
 pub mod message;
 pub mod metrics;
 pub mod party;
+pub mod pki;
 pub mod process;
 pub mod registrar;
 pub mod router;

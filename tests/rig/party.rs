@@ -1,4 +1,4 @@
-//! A SIP party of the test's own, over UDP or TCP: it sends and takes raw bytes, each wait with a deadline.
+//! A SIP party of the test's own, over UDP, TCP or TLS: it sends and takes raw bytes, each wait with a deadline.
 
 use std::{
     io::ErrorKind,
@@ -20,6 +20,7 @@ pub struct Party {
 enum Wire {
     Udp(UdpSocket),
     Tcp(Tcp),
+    Tls(Tcp),
 }
 
 impl Party {
@@ -50,11 +51,22 @@ impl Party {
         Party { address: tcp.address(), wire: Wire::Tcp(tcp) }
     }
 
+    /// The same over TLS, with a certificate for its address by the tests' authority.
+    #[track_caller]
+    pub fn bind_tls(address: impl ToSocketAddrs + std::fmt::Debug) -> Party {
+        let mut addresses = address.to_socket_addrs().expect("an address of the test's");
+        let address = addresses.next().expect("an address of the test's");
+        let tcp =
+            Tcp::bind_secure(address).unwrap_or_else(|error| panic!("cannot bind {address}/tls: {error}"));
+        Party { address: tcp.address(), wire: Wire::Tls(tcp) }
+    }
+
     /// As Via names its transport.
     pub fn via(&self) -> &'static str {
         match self.wire {
             Wire::Udp(_) => "UDP",
             Wire::Tcp(_) => "TCP",
+            Wire::Tls(_) => "TLS",
         }
     }
 
@@ -63,7 +75,7 @@ impl Party {
     pub fn udp(&self) -> &UdpSocket {
         match &self.wire {
             Wire::Udp(socket) => socket,
-            Wire::Tcp(_) => panic!("a TCP party has no UDP socket"),
+            Wire::Tcp(_) | Wire::Tls(_) => panic!("a TCP party has no UDP socket"),
         }
     }
 
@@ -72,15 +84,15 @@ impl Party {
     pub fn into_udp(self) -> UdpSocket {
         match self.wire {
             Wire::Udp(socket) => socket,
-            Wire::Tcp(_) => panic!("a TCP party has no UDP socket"),
+            Wire::Tcp(_) | Wire::Tls(_) => panic!("a TCP party has no UDP socket"),
         }
     }
 
-    /// Its connections, where it is a TCP party.
+    /// Its connections, where it is a TCP or TLS party.
     #[track_caller]
     pub fn tcp(&self) -> &Tcp {
         match &self.wire {
-            Wire::Tcp(tcp) => tcp,
+            Wire::Tcp(tcp) | Wire::Tls(tcp) => tcp,
             Wire::Udp(_) => panic!("a UDP party has no connections"),
         }
     }
@@ -92,7 +104,7 @@ impl Party {
             Wire::Udp(socket) => {
                 socket.send_to(message.as_ref(), to).expect("loopback takes a datagram");
             }
-            Wire::Tcp(tcp) => {
+            Wire::Tcp(tcp) | Wire::Tls(tcp) => {
                 let to = to.to_socket_addrs().expect("an address of the test's").next();
                 tcp.send(to.expect("an address of the test's"), message.as_ref());
             }
@@ -102,7 +114,7 @@ impl Party {
     /// The next message within `limit`, and who sent it.
     pub fn poll(&self, limit: Duration) -> Option<(Vec<u8>, SocketAddr)> {
         let socket = match &self.wire {
-            Wire::Tcp(tcp) => return tcp.poll(limit),
+            Wire::Tcp(tcp) | Wire::Tls(tcp) => return tcp.poll(limit),
             Wire::Udp(socket) => socket,
         };
         let mut buffer = vec![0; 65_536];

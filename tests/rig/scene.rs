@@ -11,9 +11,9 @@ use std::{
 };
 
 use super::{
-    Party, Router,
+    Party, Router, TempDir,
     message::{Request, unique},
-    text,
+    pki, text,
 };
 
 /// The key that signs, unless a test says otherwise.
@@ -36,9 +36,11 @@ pub struct Layout {
     /// Transports of the phones and of the PBXs.
     pub column: Column,
     pub workers: usize,
+    /// The sections have a `[tls]` of their own.
+    pub own_tls: bool,
 }
 
-/// A column of the matrix: `udp` or `tcp` of the phones and of the PBXs.
+/// A column of the matrix: `udp`, `tcp` or `tls` of the phones and of the PBXs.
 pub type Column = (&'static str, &'static str);
 
 thread_local! {
@@ -47,7 +49,8 @@ thread_local! {
 
 /// Runs a test in each column that there is; the scenes that it starts are in that one.
 pub fn in_each_column(test: impl Fn()) {
-    for column in [("udp", "udp"), ("tcp", "udp"), ("udp", "tcp"), ("tcp", "tcp")] {
+    let transports = ["udp", "tcp", "tls"];
+    for column in transports.into_iter().flat_map(|phones| transports.map(|pbxs| (phones, pbxs))) {
         eprintln!("phones over {}, PBXs over {}", column.0, column.1);
         COLUMN.set(column);
         test();
@@ -65,6 +68,7 @@ impl Layout {
             more: String::new(),
             column: COLUMN.get(),
             workers: 1,
+            own_tls: false,
         }
     }
 
@@ -75,7 +79,7 @@ impl Layout {
     }
 
     fn settings(&self) -> String {
-        let Layout { net, top, keys, router_id, phones, more, column, workers } = self;
+        let Layout { net, top, keys, router_id, phones, more, column, workers, .. } = self;
         let (clients, backends) = column;
         format!(
             "{top}\n[workers]\ncount = {workers}\npin = false\n\
@@ -89,8 +93,23 @@ impl Layout {
     #[track_caller]
     pub fn start(self, table: &str) -> Scene {
         let table = table.replace(";transport=udp", &format!(";transport={}", self.column.1));
-        Scene { router: Router::start(&self.settings(), &table), net: self.net, column: self.column }
+        // Listeners have the certificate of their addresses.
+        let pki = TempDir::new("pki");
+        let mut settings = self.settings();
+        if !self.own_tls && [self.column.0, self.column.1].contains(&"tls") {
+            settings +=
+                &certificates(&pki, &[&format!("127.40.{}.1", self.net), &format!("127.40.{}.2", self.net)]);
+        }
+        let router = Router::start(&settings, &table);
+        Scene { router, net: self.net, column: self.column, pki }
     }
+}
+
+/// A `[tls]` section: a certificate for these names by the tests' authority, which signs those of backends too.
+pub fn certificates(dir: &TempDir, names: &[&str]) -> String {
+    let (certificate, key) = pki::authority().issue(names).write(dir, "router");
+    let ca = dir.write("ca.pem", &pki::authority().pem());
+    format!("[tls]\ncertificate = {certificate:?}\nprivate_key = {key:?}\nbackend_ca = {ca:?}\n")
 }
 
 /// A pool of PBXs of network `net` by their numbers: pbx1 is .11.
@@ -131,6 +150,8 @@ pub struct Scene {
     pub router: Router,
     pub net: u8,
     pub column: Column,
+    /// Files of certificates, where its column has TLS.
+    pub pki: TempDir,
 }
 
 impl Scene {
@@ -168,6 +189,7 @@ impl Scene {
         let pbx = matches!(at.ip().octets()[3], 11..=14 | 64..80);
         match if pbx { self.column.1 } else { self.column.0 } {
             "tcp" => Party::bind_tcp(SocketAddr::V4(at)),
+            "tls" => Party::bind_tls(SocketAddr::V4(at)),
             _ => Party::bind(SocketAddr::V4(at)),
         }
     }
@@ -199,6 +221,7 @@ impl Scene {
     pub fn settle(&self) {
         let bind = |transport, host| match transport {
             "tcp" => Party::bind_tcp(SocketAddr::from(([127, 40, self.net, host], 5060))),
+            "tls" => Party::bind_tls(SocketAddr::from(([127, 40, self.net, host], 5060))),
             _ => Party::bind(SocketAddr::from(([127, 40, self.net, host], 5060))),
         };
         let (clients, backends) = (bind(self.column.0, 250), bind(self.column.1, 251));
@@ -320,7 +343,7 @@ pub fn first_route(request: &Request) -> SocketAddr {
 /// Host and port of a name-addr's URI, both numeric.
 #[track_caller]
 pub fn uri_address(value: &str) -> SocketAddr {
-    let uri = text::uri(value).trim_start_matches("sip:");
+    let uri = text::uri(value).trim_start_matches("sip:").trim_start_matches("sips:");
     let host = uri.rsplit_once('@').map_or(uri, |(_, host)| host);
     let host = host.split(';').next().unwrap_or(host);
     let port = if host.ends_with(']') || !host.contains(':') { ":5060" } else { "" };
@@ -330,7 +353,7 @@ pub fn uri_address(value: &str) -> SocketAddr {
 /// User part of a name-addr's URI: the token in a Record-Route or Path of ours.
 #[track_caller]
 pub fn user(value: &str) -> &str {
-    let uri = text::uri(value).trim_start_matches("sip:");
+    let uri = text::uri(value).trim_start_matches("sip:").trim_start_matches("sips:");
     uri.split_once('@').unwrap_or_else(|| panic!("no user in {value}")).0
 }
 
@@ -338,7 +361,7 @@ pub fn user(value: &str) -> &str {
 #[track_caller]
 pub fn via_address(message: &str) -> SocketAddr {
     let via = text::header(message, "Via").trim_start_matches("SIP/2.0/");
-    let via = via.trim_start_matches("UDP ").trim_start_matches("TCP ");
+    let via = via.split_once(' ').map_or(via, |(_, sent_by)| sent_by);
     let sent_by = via.split(';').next().unwrap_or(via);
     sent_by.parse().unwrap_or_else(|_| panic!("no address in {via}"))
 }

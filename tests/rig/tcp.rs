@@ -1,4 +1,4 @@
-//! A SIP party over TCP: a listener, and connections that it accepted or made, all of whose messages come in one queue.
+//! A SIP party over TCP or TLS: a listener, and connections that it accepted or made, all of whose messages come in one queue.
 //!
 //! It speaks to an address by the connection that it has with it, whoever made it, and calls where it has none: from its
 //! own port, so that it is known by its address as over UDP. Framing is its own, with none of the router's code.
@@ -15,13 +15,87 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 use socket2::{Domain, Socket, Type};
 
-type Open = Arc<Mutex<BTreeMap<SocketAddr, TcpStream>>>;
+type Open = Arc<Mutex<BTreeMap<SocketAddr, Line>>>;
+/// What it shows and trusts, where it speaks TLS.
+type Credentials = Option<(Arc<ClientConfig>, Arc<ServerConfig>)>;
+
+/// One connection, for whoever writes and for the one who reads.
+#[derive(Clone)]
+pub struct Line {
+    pub socket: Arc<TcpStream>,
+    tls: Option<Arc<Mutex<Connection>>>,
+}
+
+impl Line {
+    pub fn plain(socket: TcpStream) -> Line {
+        Line { socket: Arc::new(socket), tls: None }
+    }
+
+    /// Over TLS; the handshake goes on as `read` is driven, or by the first write.
+    pub fn secure(socket: TcpStream, tls: Connection) -> Line {
+        Line { socket: Arc::new(socket), tls: Some(Arc::new(Mutex::new(tls))) }
+    }
+
+    pub fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
+        let Some(tls) = &self.tls else { return (&*self.socket).write_all(bytes) };
+        let mut tls = tls.lock().expect("no panic");
+        for chunk in bytes.chunks(16_384) {
+            // Before the handshake is done they wait within.
+            tls.writer().write_all(chunk)?;
+            flush(&mut tls, &self.socket)?;
+        }
+        Ok(())
+    }
+
+    /// The next bytes; 0 at the end.
+    pub fn read(&self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let Some(tls) = &self.tls else { return (&*self.socket).read(buffer) };
+        let mut sealed = [0; 16_384];
+        loop {
+            {
+                let mut tls = tls.lock().expect("no panic");
+                match tls.reader().read(buffer) {
+                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                    other => return other,
+                }
+                flush(&mut tls, &self.socket)?;
+            }
+            let n = (&*self.socket).read(&mut sealed)?;
+            let mut tls = tls.lock().expect("no panic");
+            let mut rest = &sealed[..n];
+            if n == 0 {
+                tls.read_tls(&mut rest)?;
+                tls.process_new_packets().map_err(std::io::Error::other)?;
+            }
+            while !rest.is_empty() {
+                tls.read_tls(&mut rest)?;
+                let processed = tls.process_new_packets();
+                flush(&mut tls, &self.socket)?;
+                processed.map_err(std::io::Error::other)?;
+            }
+        }
+    }
+
+    pub fn hang_up(&self) {
+        // It may have ended already.
+        let _ = self.socket.shutdown(Shutdown::Both);
+    }
+}
+
+fn flush(tls: &mut Connection, mut socket: &TcpStream) -> std::io::Result<()> {
+    while tls.wants_write() {
+        tls.write_tls(&mut socket)?;
+    }
+    Ok(())
+}
 
 pub struct Tcp {
     address: SocketAddr,
     open: Open,
+    credentials: Credentials,
     ended: Arc<AtomicBool>,
     arrived: Receiver<(Vec<u8>, SocketAddr)>,
     arrive: Sender<(Vec<u8>, SocketAddr)>,
@@ -37,20 +111,36 @@ fn socket(address: SocketAddr) -> std::io::Result<Socket> {
 
 impl Tcp {
     pub fn bind(address: SocketAddr) -> std::io::Result<Tcp> {
+        Tcp::bind_with(address, None)
+    }
+
+    pub fn bind_secure(address: SocketAddr) -> std::io::Result<Tcp> {
+        Tcp::bind_with(address, Some(super::pki::party(address.ip())))
+    }
+
+    fn bind_with(address: SocketAddr, credentials: Credentials) -> std::io::Result<Tcp> {
         let listener = socket(address)?;
         listener.listen(64)?;
         let address = listener.local_addr()?.as_socket().expect("an IP address");
         listener.set_nonblocking(true)?;
         let listener: std::net::TcpListener = listener.into();
         let (arrive, arrived) = channel();
-        let tcp = Tcp { address, open: Open::default(), ended: Arc::default(), arrived, arrive };
+        let tcp = Tcp { address, credentials, open: Open::default(), ended: Arc::default(), arrived, arrive };
         let (open, ended, arrive) = (tcp.open.clone(), tcp.ended.clone(), tcp.arrive.clone());
+        let server = tcp.credentials.as_ref().map(|(_, server)| server.clone());
         std::thread::spawn(move || {
             while !ended.load(Ordering::Relaxed) {
                 match listener.accept() {
                     Ok((stream, peer)) => {
                         stream.set_nonblocking(false).expect("a socket of ours");
-                        take(stream, peer, &open, &arrive);
+                        let line = match &server {
+                            None => Line::plain(stream),
+                            Some(server) => {
+                                let tls = ServerConnection::new(server.clone()).expect("a server");
+                                Line::secure(stream, tls.into())
+                            }
+                        };
+                        take(line, peer, &open, &arrive);
                     }
                     Err(_) => std::thread::sleep(Duration::from_millis(2)),
                 }
@@ -64,9 +154,9 @@ impl Tcp {
     }
 
     /// The connection with `to`; made where there is none.
-    pub fn connection(&self, to: SocketAddr) -> TcpStream {
-        if let Some(stream) = self.open.lock().expect("no panic").get(&to) {
-            return stream.try_clone().expect("a socket of ours");
+    pub fn connection(&self, to: SocketAddr) -> Line {
+        if let Some(line) = self.open.lock().expect("no panic").get(&to) {
+            return line.clone();
         }
         // A former connection from this port may be in TIME_WAIT.
         let own = socket(self.address).and_then(|s| s.connect(&to.into()).map(|()| s));
@@ -78,12 +168,19 @@ impl Tcp {
                 any.into()
             }
         };
-        take(stream.try_clone().expect("a socket of ours"), to, &self.open, &self.arrive);
-        stream
+        let line = match &self.credentials {
+            None => Line::plain(stream),
+            Some((client, _)) => {
+                let tls = ClientConnection::new(client.clone(), to.ip().into()).expect("a client");
+                Line::secure(stream, tls.into())
+            }
+        };
+        take(line.clone(), to, &self.open, &self.arrive);
+        line
     }
 
     pub fn send(&self, to: SocketAddr, message: &[u8]) {
-        self.connection(to).write_all(message).expect("loopback takes it");
+        self.connection(to).write(message).expect("loopback takes it");
     }
 
     /// The next message, or CRLF, and whose.
@@ -97,7 +194,7 @@ impl Tcp {
     /// Ends all its connections and goes on listening.
     pub fn hang_up(&self) {
         let open = std::mem::take(&mut *self.open.lock().expect("no panic"));
-        open.values().for_each(|stream| drop(stream.shutdown(Shutdown::Both)));
+        open.values().for_each(Line::hang_up);
     }
 
     /// Has it a connection with `peer`?
@@ -119,21 +216,25 @@ impl Drop for Tcp {
 }
 
 /// Reads one connection to its end.
-fn take(stream: TcpStream, peer: SocketAddr, open: &Open, arrive: &Sender<(Vec<u8>, SocketAddr)>) {
-    let reader = stream.try_clone().expect("a socket of ours");
-    open.lock().expect("no panic").insert(peer, stream);
+fn take(line: Line, peer: SocketAddr, open: &Open, arrive: &Sender<(Vec<u8>, SocketAddr)>) {
+    open.lock().expect("no panic").insert(peer, line.clone());
     let (open, arrive) = (open.clone(), arrive.clone());
     std::thread::spawn(move || {
-        read(reader, |message| drop(arrive.send((message, peer))));
+        read_line(&line, |message| drop(arrive.send((message, peer))));
         open.lock().expect("no panic").remove(&peer);
     });
 }
 
 /// Hands on each message of a stream, and each CRLF between them, until it ends.
-pub fn read(mut stream: TcpStream, mut each: impl FnMut(Vec<u8>)) {
+pub fn read(stream: TcpStream, each: impl FnMut(Vec<u8>)) {
+    read_line(&Line::plain(stream), each);
+}
+
+/// The same of any connection.
+pub fn read_line(line: &Line, mut each: impl FnMut(Vec<u8>)) {
     let mut held = Vec::new();
     let mut buffer = [0; 65_536];
-    while let Ok(n @ 1..) = stream.read(&mut buffer) {
+    while let Ok(n @ 1..) = line.read(&mut buffer) {
         held.extend_from_slice(&buffer[..n]);
         while let Some(len) = whole(&held) {
             each(held.drain(..len).collect());

@@ -126,7 +126,17 @@ pub fn address(text: &str) -> SocketAddr {
 }
 
 pub fn listener(name: &str, transport: Transport, addr: &str, side: Side) -> ListenSpec {
-    ListenSpec { name: name.into(), transport, address: address(addr), side, advertise: None, id: 0, tls: None, websocket: None, proxies: [].into() }
+    ListenSpec {
+        name: name.into(),
+        transport,
+        address: address(addr),
+        side,
+        advertise: None,
+        id: 0,
+        tls: None,
+        websocket: None,
+        proxies: [].into(),
+    }
 }
 
 /// Two listeners of each side, as a router between phones and PBXs has.

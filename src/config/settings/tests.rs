@@ -178,7 +178,7 @@ fn all_faults_come_at_once_in_order() {
 workers = { count = 0, pins = true }
 [[listen]]
 name = "a"
-transport = "tls"
+transport = "wss"
 address = "127.0.0.1:5061"
 [[listen]]
 address = "sip.example.com:5060"
@@ -197,7 +197,7 @@ level = "loud"
             "1:1: unknown key \"tabel\" in tidings.toml, did you mean \"table\"?",
             "2:21: count: \"0\" is not between 1 and 1024",
             "2:24: unknown key \"pins\" in [workers], did you mean \"pin\"?",
-            "5:13: transport \"tls\" is not in this version yet, only udp and tcp",
+            "5:13: transport \"wss\" is not in this version yet, only udp, tcp and tls",
             "8:11: \"sip.example.com:5060\" is not an IP address with a port, such as \"192.0.2.1:5060\" or \
              \"[2001:db8::1]:5060\"",
             "9:1: unknown key \"sides\" in [[listen]], did you mean \"side\"?",
@@ -395,4 +395,94 @@ fn units() {
         let expected = expected.map(|(host, port)| (host.to_owned(), port));
         assert_eq!(host_port(text), expected, "{text}");
     }
+}
+
+#[test]
+fn tls_settings_that_cannot_be() {
+    assert_eq!(
+        faults(
+            r#"[[listen]]
+name = "bare"
+transport = "tls"
+address = "127.0.0.1:5061"
+[[listen]]
+transport = "udp"
+address = "127.0.0.1:5062"
+client_ca = "ca.pem"
+[[listen]]
+transport = "tls"
+address = "127.0.0.1:5063"
+certificate = "a.pem"
+[[listen]]
+transport = "tls"
+address = "127.0.0.1:5064"
+certificates = [{ certificate = "a.pem", private_key = "a.key" }, { private_key = "b.key" }, { key = "c" }]
+client_certificates = "requird"
+[[listen]]
+transport = "tls"
+address = "127.0.0.1:5065"
+certificates = [{ certificate = "a.pem", private_key = "a.key" }]
+client_certificates = "optional"
+[tls]
+backend_certificate = "b.pem"
+ca = "x"
+[connections]
+handshake_time = "10ms"
+handshakes = 0
+"#
+        ),
+        [
+            "1:1: this listener has no certificate: certificate = \"sip.pem\" and private_key = \"sip.key\", here or in [tls]",
+            "8:1: transport udp has no certificates, only tls has",
+            "9:1: this listener has no certificate: certificate = \"sip.pem\" and private_key = \"sip.key\", here or in [tls]",
+            "12:15: certificate without private_key",
+            "16:83: private_key without certificate",
+            "16:96: unknown key \"key\" in certificates, did you mean \"private_key\"?",
+            "17:23: client_certificates: unknown \"requird\", did you mean \"required\"? (off, optional, required)",
+            "22:23: client_certificates: client_ca = \"ca.pem\" must say who signs them",
+            "24:23: backend_certificate without backend_private_key",
+            "25:1: unknown key \"ca\" in [tls], did you mean \"client_ca\"?",
+            "27:18: handshake_time: less than 1 s",
+            "28:14: handshakes: \"0\" is not between 1 and 16777216",
+        ]
+    );
+}
+
+#[test]
+fn a_listener_has_its_own_certificates_or_those_of_all() {
+    let text = r#"
+[[listen]]
+name = "own"
+transport = "tls"
+address = "127.0.0.1:5061"
+certificate = "own.pem"
+private_key = "own.key"
+client_certificates = "off"
+[[listen]]
+name = "plain"
+transport = "tcp"
+address = "127.0.0.1:5060"
+[[listen]]
+name = "general"
+transport = "tls"
+address = "127.0.0.1:5062"
+[tls]
+certificate = "a.pem"
+private_key = "a.key"
+certificates = [{ certificate = "b.pem", private_key = "b.key" }]
+client_ca = "/etc/ca.pem"
+"#;
+    let settings = Settings::parse("t.toml", text, Path::new("/base")).expect("sound");
+    let tls = |at: usize| settings.listen[at].tls.as_ref();
+    let shown = |at| {
+        let paths =
+            tls(at).expect("TLS").certificates.iter().map(|pair| pair.certificate.path.display().to_string());
+        paths.collect::<Vec<_>>()
+    };
+    assert_eq!(shown(0), ["/base/own.pem"]);
+    assert_eq!(shown(2), ["/base/a.pem", "/base/b.pem"]);
+    assert!(tls(1).is_none());
+    let asked = |at| tls(at).expect("TLS").client_certificates;
+    use super::tls::ClientCertificates::{Off, Required};
+    assert_eq!((asked(0), asked(2)), (Off, Required), "who names an authority wants its certificates");
 }

@@ -220,12 +220,7 @@ fn client_certificates(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<Cli
     }
 }
 
-fn file(
-    faults: &mut Faults<'_>,
-    key: &str,
-    value: &Value<'_>,
-    base: &Path,
-) -> Option<(Named, Range<usize>)> {
+fn file(faults: &mut Faults<'_>, key: &str, value: &Value<'_>, base: &Path) -> Option<(Named, Range<usize>)> {
     let text = faults.string(key, value)?;
     if text.value.is_empty() || text.value.contains('\0') {
         faults.error(text.span, format!("{key} is no path"));

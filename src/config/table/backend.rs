@@ -252,12 +252,12 @@ fn transport(params: &str) -> Result<Option<Transport>, String> {
             "transport" => {
                 let lower = value.to_ascii_lowercase();
                 match Transport::ALL.into_iter().find(|known| known.label() == lower) {
-                    Some(known @ (Transport::Udp | Transport::Tcp | Transport::Tls)) => transport = Some(known),
+                    Some(known @ (Transport::Udp | Transport::Tcp | Transport::Tls)) => {
+                        transport = Some(known)
+                    }
                     Some(other) => {
                         let label = other.label();
-                        return Err(format!(
-                            "transport {label} is no backend's, only udp, tcp and tls are"
-                        ));
+                        return Err(format!("transport {label} is no backend's, only udp, tcp and tls are"));
                     }
                     None => return Err(format!("unknown transport {}", quoted(value))),
                 }
@@ -296,11 +296,28 @@ mod tests {
     }
 
     #[test]
+    fn rfc_3261_19_1_2_sips_and_tls() {
+        for (uri, port) in [
+            ("sips:127.0.0.11", 5061),
+            ("sips:127.0.0.11:5071;transport=tcp", 5071),
+            ("sip:127.0.0.11;transport=tls", 5061),
+            ("SIPS:127.0.0.11;transport=TLS", 5061),
+        ] {
+            let (_, addr, transport) = uri_parts(uri).expect(uri);
+            assert_eq!(
+                (addr.address().map(|addr| addr.port()), transport),
+                (Some(port), Transport::Tls),
+                "{uri}"
+            );
+        }
+    }
+
+    #[test]
     fn uris_that_are_none_say_why() {
         for (uri, why) in [
             ("127.0.0.1:5060", "no scheme"),
             ("127.0.0.1", "no scheme"),
-            ("sips:127.0.0.1", "TLS"),
+            ("sips:127.0.0.1;transport=udp", "contradicts"),
             ("http:127.0.0.1", "scheme"),
             ("sip:pbx_.example-.com:5060x", "no port"),
             ("sip:pbx..example.com", "host name"),
@@ -318,7 +335,7 @@ mod tests {
             ("sip:0.0.0.0", "one host"),
             ("sip:224.0.0.1", "one host"),
             ("sip:1000@1.2.3.4", "user part"),
-            ("sip:1.2.3.4;transport=tls", "only udp and tcp"),
+            ("sip:1.2.3.4;transport=wss", "only udp, tcp and tls"),
             ("sip:1.2.3.4;transport=dccp", "unknown transport"),
             ("sip:1.2.3.4;transport=udp;transport=udp", "two transports"),
             ("sip:1.2.3.4;maddr=5.6.7.8", "maddr"),

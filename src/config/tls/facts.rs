@@ -61,7 +61,11 @@ mod tests {
     fn rfc_5922_7_1_names_of_a_certificate() {
         let mut params = CertificateParams::new(vec!["PBX.example.com".into()]).expect("names");
         let uri = |text: &str| SanType::URI(text.try_into().expect("ASCII"));
-        params.subject_alt_names.extend([uri("sip:Example.COM"), uri("sip:bob@example.org"), uri("http://x")]);
+        params.subject_alt_names.extend([
+            uri("sip:Example.COM"),
+            uri("sip:bob@example.org"),
+            uri("http://x"),
+        ]);
         params.subject_alt_names.push(SanType::IpAddress([192, 0, 2, 1].into()));
         let key = KeyPair::generate().expect("a key");
         let certificate = params.self_signed(&key).expect("signed");

@@ -17,16 +17,16 @@ use ahash::HashMap;
 use arc_swap::ArcSwap;
 use mio::{Interest, Registry, Token, event::Event, net::TcpListener};
 
-pub use self::{
-    connection::{Heard, messages},
-    tls::{Fault as TlsFault, fault_of as tls_fault_of},
-};
 use self::{
     connection::{Connection, Stage},
     handshakes::Handshakes,
     pipe::Pipe,
     tls::Session,
     wheel::Wheel,
+};
+pub use self::{
+    connection::{Heard, messages},
+    tls::{Fault as TlsFault, fault_of as tls_fault_of},
 };
 use super::tcp;
 use crate::{

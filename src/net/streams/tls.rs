@@ -11,7 +11,8 @@ use std::{
 
 use mio::net::TcpStream;
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, ClientConnection, Connection, Error, ServerConfig, ServerConnection, pki_types::ServerName,
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, Connection, Error, ServerConfig,
+    ServerConnection, pki_types::ServerName,
 };
 
 use super::pipe::Taken;
