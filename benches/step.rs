@@ -145,7 +145,8 @@ fn main() {
             }
             "--only" => {
                 let kind = arguments.next().expect("--only takes a kind");
-                only = Some(KINDS.iter().position(|k| *k == kind).unwrap_or_else(|| panic!("one of {KINDS:?}")));
+                only =
+                    Some(KINDS.iter().position(|k| *k == kind).unwrap_or_else(|| panic!("one of {KINDS:?}")));
             }
             // Cargo's own.
             _ => {}

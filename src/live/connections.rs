@@ -221,7 +221,14 @@ mod tests {
 
     fn about(opened_ms: u64) -> About {
         let address = |port| SocketAddr::from(([192, 0, 2, 1], port));
-        About { listener: 0, dialed: false, local: address(5060), peer: address(40_000), proxy: None, opened_ms }
+        About {
+            listener: 0,
+            dialed: false,
+            local: address(5060),
+            peer: address(40_000),
+            proxy: None,
+            opened_ms,
+        }
     }
 
     /// SPEC 3.2: a slot only with its generation; 3.5: grace counts from the close that we saw.

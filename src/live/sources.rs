@@ -97,7 +97,6 @@ impl Sources {
         Ok(())
     }
 
-
     /// One that was never named has ended.
     pub fn give_unnamed(&self) {
         self.accepted.fetch_sub(1, Ordering::Relaxed);

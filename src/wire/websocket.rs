@@ -87,11 +87,7 @@ impl Reader {
 
     /// Takes one frame: how many bytes it has, and what it says. `most`: bytes of a message. The mask is taken off within
     /// `received`, of a whole frame only.
-    pub fn next<'a>(
-        &'a mut self,
-        received: &'a mut [u8],
-        most: usize,
-    ) -> Result<(usize, Unit<'a>), Fault> {
+    pub fn next<'a>(&'a mut self, received: &'a mut [u8], most: usize) -> Result<(usize, Unit<'a>), Fault> {
         if !self.under_way {
             // The memory of a message that was handed on.
             self.message = Vec::new();

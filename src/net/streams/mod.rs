@@ -7,18 +7,21 @@
 
 mod connection;
 mod handshakes;
+mod introduction;
 mod pipe;
 mod tls;
+mod websocket;
 mod wheel;
 
 use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use ahash::HashMap;
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use mio::{Interest, Registry, Token, event::Event, net::TcpListener};
 
 use self::{
-    connection::{Connection, Stage},
+    connection::{Brought, Connection, Stage},
     handshakes::Handshakes,
     pipe::Pipe,
     tls::Session,
@@ -34,7 +37,7 @@ use crate::{
     forward::{Fault, Target},
     live::{About, Connections, Now, Sources, TooMany, connections::MOST_SLOTS},
     stats::{CoreStats, Counter},
-    wire::{Index, Limits as WireLimits, token::FlowId},
+    wire::{Index, Limits as WireLimits, token::FlowId, upgrade::Rules},
 };
 
 /// Connections accepted from one listener in one turn.
@@ -86,9 +89,28 @@ pub enum Reason {
     /// Its handshake was the oldest of too many.
     Handshakes,
     Tls(tls::Fault),
+    /// What it asked for was no WebSocket that we have.
+    Upgrade,
+    /// Frames that no client may send, or more than is taken.
+    Websocket,
+    /// A proxy did not say for whom it calls.
+    ProxyHeader,
+    /// Somebody said so who may not.
+    ProxyUntrusted,
+    /// The client that a proxy calls for has too many.
+    Limit,
 }
 
 impl Reason {
+    /// The peer is to read why.
+    fn is_told(self, dialed: bool) -> bool {
+        match self {
+            Reason::Framing | Reason::Upgrade | Reason::Websocket => true,
+            Reason::Tls(_) => !dialed,
+            _ => false,
+        }
+    }
+
     fn counter(self) -> Counter {
         match self {
             Reason::Peer => Counter::ClosedPeer,
@@ -105,6 +127,11 @@ impl Reason {
             Reason::HandshakeTime => Counter::ClosedHandshakeTime,
             Reason::Handshakes => Counter::ClosedHandshakes,
             Reason::Tls(_) => Counter::ClosedTls,
+            Reason::Upgrade => Counter::ClosedUpgrade,
+            Reason::Websocket => Counter::ClosedWebsocket,
+            Reason::ProxyHeader => Counter::ClosedProxyHeader,
+            Reason::ProxyUntrusted => Counter::ClosedProxyUntrusted,
+            Reason::Limit => Counter::ClosedLimit,
         }
     }
 }
@@ -126,6 +153,15 @@ struct Slot {
     held: Option<Box<Connection>>,
 }
 
+/// How connections of a listener begin.
+#[derive(Clone, Debug, Default)]
+pub struct Entrance {
+    /// What is asked of those who come, where they are to be WebSockets.
+    pub websocket: Option<Arc<Rules>>,
+    /// Who says by the PROXY protocol for whom he calls.
+    pub proxies: Arc<[IpNet]>,
+}
+
 /// What the connections of one core are made with.
 pub struct Ground {
     pub router: u8,
@@ -138,6 +174,8 @@ pub struct Ground {
     pub stats: Arc<CoreStats>,
     /// By listener: has it TLS?
     pub secure: Arc<[bool]>,
+    /// By listener.
+    pub entrances: Arc<[Entrance]>,
     pub credentials: Arc<ArcSwap<Credentials>>,
 }
 
@@ -165,6 +203,8 @@ pub struct Streams {
     wheel: Wheel,
     due: Vec<(u32, u16)>,
     buffer: Vec<u8>,
+    /// A message on its way to a WebSocket.
+    framed: Vec<u8>,
     index: Index,
 }
 
@@ -185,6 +225,7 @@ impl Streams {
             wheel: Wheel::new(now.mono_ms),
             due: Vec::new(),
             buffer: Vec::new(),
+            framed: Vec::new(),
             index: Index::new(),
         }
     }
@@ -205,20 +246,20 @@ impl Streams {
                     _ => continue,
                 },
             };
-            if let Err(too_many) = self.ground.sources.take(peer.ip(), now) {
-                let counter = match too_many {
-                    TooMany::All => Counter::RefusedAll,
-                    TooMany::Address => Counter::RefusedAddress,
-                    TooMany::Prefix => Counter::RefusedPrefix,
-                    TooMany::Rate => Counter::RefusedRate,
-                };
-                self.ground.stats.add(counter, 1);
+            let entrance = self.ground.entrances.get(usize::from(listener)).cloned().unwrap_or_default();
+            let proxied = introduction::is_proxy(&entrance.proxies, peer);
+            if !self.count(peer, proxied, now) {
                 continue;
             }
             let patience = Duration::from_millis(self.ground.limits.output_ms);
             let opened = tcp::tune(&stream, patience).and_then(|()| stream.local_addr()).and_then(|local| {
-                let pipe = self.accepted(stream, listener)?;
-                self.open(Connection::new(pipe, listener, false, (local, peer), now.mono_ms), now)
+                let mut pipe = Pipe::plain(stream);
+                if !proxied {
+                    pipe.wrap(self.session(listener)?);
+                }
+                let mut connection = Connection::new(pipe, listener, false, (local, peer), now.mono_ms);
+                connection.begin(proxied, entrance.websocket);
+                self.open(connection, now)
             });
             match opened {
                 Ok(slot) => {
@@ -226,7 +267,7 @@ impl Streams {
                     self.greet(slot, now);
                 }
                 // It has ended already.
-                Err(_) => self.ground.sources.give(peer.ip()),
+                Err(_) => self.uncount(peer, proxied),
             }
         }
         true
@@ -261,6 +302,7 @@ impl Streams {
             dialed: connection.dialed,
             local: connection.local,
             peer: connection.peer,
+            proxy: None,
             opened_ms: now.mono_ms,
         };
         self.ground.all.open(self.ground.core.into(), slot, connection.generation, about);
@@ -357,24 +399,39 @@ impl Streams {
             if greeting {
                 self.after_greeting(slot, now);
             }
-            let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { continue };
-            match brought.end {
-                // The peer is to read why.
-                Some(reason @ (Reason::Framing | Reason::Tls(_)))
-                    if !connection.dialed || reason == Reason::Framing =>
-                {
-                    self.leave_greeting(slot);
-                    let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { continue };
-                    connection.stage = Stage::Ending(reason);
-                    self.ending.push(slot);
-                }
-                Some(reason) => self.close(slot, reason, now),
-                None if brought.pings > 0 => self.pong(slot, brought.pings, now),
-                None => self.rearm(slot),
-            }
+            self.after_read(slot, brought, now);
             if enough {
                 return;
             }
+        }
+    }
+
+    /// Does what a read has brought about.
+    fn after_read(&mut self, slot: u32, brought: Brought, now: Now) {
+        if let Some(counter) = brought.counter {
+            self.ground.stats.add(counter, 1);
+        }
+        if let Some(said) = brought.introduced {
+            self.introduce(slot, said, now);
+        }
+        let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { return };
+        if !brought.say.is_empty()
+            && let Err(reason) = connection.send(&brought.say, &self.ground.limits, now.mono_ms)
+        {
+            return self.close(slot, reason, now);
+        }
+        // A WebSocket that says goodbye is answered, which may have to wait.
+        let told = |reason: Reason| reason.is_told(connection.dialed) || !brought.say.is_empty();
+        match brought.end {
+            Some(reason) if told(reason) => {
+                self.leave_greeting(slot);
+                let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { return };
+                connection.stage = Stage::Ending(reason);
+                self.ending.push(slot);
+            }
+            Some(reason) => self.close(slot, reason, now),
+            None if brought.pings > 0 => self.pong(slot, brought.pings, now),
+            None => self.rearm(slot),
         }
     }
 
@@ -383,8 +440,9 @@ impl Streams {
         // Who does not read what we say needs no pongs on top of it.
         if connection.queued() == 0 {
             self.ground.stats.add(Counter::Pongs, pings as u64);
+            let pong = connection.framed(b"\r\n", &mut self.framed);
             for _ in 0..pings.min(16) {
-                if let Err(reason) = connection.send(b"\r\n", &self.ground.limits, now.mono_ms) {
+                if let Err(reason) = connection.send(pong, &self.ground.limits, now.mono_ms) {
                     return self.close(slot, reason, now);
                 }
             }
@@ -404,6 +462,7 @@ impl Streams {
             });
             return;
         };
+        let bytes = connection.framed(bytes, &mut self.framed);
         let outcome = connection.send(bytes, &self.ground.limits, now.mono_ms);
         self.after_send(id.slot, outcome, now);
     }
@@ -549,14 +608,14 @@ impl Streams {
         if let Reason::Tls(fault) = reason {
             self.ground.stats.add(fault.counter(), 1);
         }
-        connection.pipe.take_leave();
+        connection.take_leave();
         self.free.push_back((slot, now.mono_ms));
         let listener = connection.listener;
         let target = if connection.dialed {
             self.dialed.remove(&(listener, connection.peer));
             Target::Connect { listener, from: None, to: connection.peer }
         } else {
-            self.ground.sources.give(connection.peer.ip());
+            self.uncount(connection.peer, connection.unnamed);
             Target::Stream { listener, id }
         };
         let why = fault.unwrap_or(match reason {
