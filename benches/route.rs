@@ -19,7 +19,7 @@ use tidings::{
         table::{MatchSpec, RuleSpec, Subject},
     },
     route::{Facts, Pools, Rules, Scratch, Source, Table, balance},
-    wire::{Index, Limits, Start, Transport, Uri, inspect},
+    wire::{Event, HeaderId, Index, Limits, Start, Transport, Uri, inspect},
 };
 
 #[path = "../tests/route/mod.rs"]
@@ -177,6 +177,7 @@ fn ready(sent: &Sent) -> Facts<'static> {
         method_token: view.of(token),
         ruri: view.of(uri),
         uri: Box::leak(Box::new(Uri::parse(view.of(uri)).expect("a valid URI"))),
+        package: view.value(HeaderId::Event).and_then(Event::parse).map(|event| event.package),
         source: Source::Client,
         peer: sent.peer,
         listener: 0,

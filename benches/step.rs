@@ -59,6 +59,7 @@ const KINDS: [&str; 6] = ["subscribe", "200-subscribe", "publish", "200-publish"
 const ROUNDS: u32 = 16;
 
 struct Rig {
+    local: SocketAddr,
     core: Core,
     table: Table,
     out: Outbox,
@@ -85,13 +86,19 @@ impl Rig {
         let (rules, pools) = compile(&spec, &context).expect("it compiles");
         let setup = Arc::new(Setup::new(&settings, Ring::new(&[(1, [7; 16])]), 9, now));
         let core = Core::new(setup, Arc::new(Shared::new(&settings)), Arc::new(CoreStats::new()), 1);
-        Rig { core, table: Table { rules, pools, version: 1 }, out: Outbox::default(), now }
+        Rig {
+            local: address(ROUTER),
+            core,
+            table: Table { rules, pools, version: 1 },
+            out: Outbox::default(),
+            now,
+        }
     }
 
     /// One message; the length of what left.
     fn step(&mut self, message: &Message) -> usize {
         self.out.clear();
-        let arrival = Arrival { listener: 0, local: address(ROUTER), peer: message.from, flow: None };
+        let arrival = Arrival { listener: 0, local: self.local, peer: message.from, flow: None };
         self.core.step(self.now, &self.table, Input::Message(arrival, &message.bytes), &mut self.out);
         self.out.bytes.len()
     }

@@ -7,7 +7,6 @@
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream, UdpSocket},
-    path::Path,
     time::{Duration, Instant},
 };
 
@@ -22,6 +21,7 @@ use tidings::{
 };
 
 const ROUTER: &str = "127.61.1.1:5060";
+const SECURE: &str = "127.61.1.1:5061";
 const PBX: &str = "127.61.1.11:5060";
 const NOT_FROM_OUTSIDE: [&str; 5] = [
     names::TURN_PANICS.name,
@@ -43,6 +43,13 @@ address = "127.61.1.1:5060"
 name = "stream"
 transport = "tcp"
 address = "127.61.1.1:5060"
+
+[[listen]]
+name = "secure"
+transport = "tls"
+address = "127.61.1.1:5061"
+certificate = "metrics.pem"
+private_key = "metrics.key"
 
 [connections]
 per_address = 2
@@ -153,6 +160,8 @@ route = "pbxs"
 struct House {
     running: Running,
     pbx: Party,
+    /// What the TLS listener shows.
+    certificate: rustls::pki_types::CertificateDer<'static>,
 }
 
 /// A SIP user agent of the plainest kind: one socket.
@@ -228,7 +237,12 @@ fn forge(text: &str, after: &str, before: char) -> String {
 
 impl House {
     fn new() -> House {
-        let mut settings = Settings::parse("test.toml", SETTINGS, Path::new("")).expect("sound settings");
+        let dir = std::env::temp_dir().join(format!("tidings-metrics-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("the temporary directory can be written");
+        let made = rcgen::generate_simple_self_signed(["sip.example".to_owned()]).expect("random numbers");
+        std::fs::write(dir.join("metrics.pem"), made.cert.pem()).expect("written");
+        std::fs::write(dir.join("metrics.key"), made.signing_key.serialize_pem()).expect("written");
+        let mut settings = Settings::parse("test.toml", SETTINGS, &dir).expect("sound settings");
         // So small that each is soon full.
         settings.limits.pins = 1;
         settings.limits.flows = 1;
@@ -239,7 +253,8 @@ impl House {
         settings.udp.receive_buffer = 128 << 10;
         let source = TableSource::Text { name: "test table".into(), text: TABLE.into() };
         let running = control::start(settings, source).expect("the router starts");
-        House { running, pbx: Party::new(PBX) }
+        std::fs::remove_dir_all(dir).expect("ours");
+        House { running, pbx: Party::new(PBX), certificate: made.cert.der().clone() }
     }
 
     /// The sum over the series of a metric (of a histogram: its count).
@@ -533,6 +548,44 @@ fn connections(house: &House) -> TcpStream {
     deaf
 }
 
+/// A handshake that is refused by who does not trust us, one that is completed, and one that hangs.
+fn handshakes(house: &House, from: &str) -> TcpStream {
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, crypto::ring, pki_types::CertificateDer};
+    let call = || -> TcpStream {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let from: SocketAddr = from.parse().expect("an address of the test's");
+        socket.bind(&from.into()).expect("a free port");
+        let to: SocketAddr = SECURE.parse().expect("an address of the test's");
+        socket.connect(&to.into()).expect("it listens");
+        socket.into()
+    };
+    let greet = |roots: RootCertStore| {
+        let config = ClientConfig::builder_with_provider(std::sync::Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = "sip.example".try_into().expect("a name");
+        let mut tls = ClientConnection::new(std::sync::Arc::new(config), name).expect("a client");
+        let outcome = tls.complete_io(&mut call());
+        outcome.map(drop)
+    };
+    let stranger = rcgen::generate_simple_self_signed(["x".to_owned()]).expect("random numbers");
+    let trusting = |certificate: CertificateDer<'static>| {
+        let mut roots = RootCertStore::empty();
+        roots.add(certificate).expect("a certificate");
+        roots
+    };
+    greet(trusting(stranger.cert.der().clone())).expect_err("not trusted");
+    house.until(&names::TLS_ERRORS, 1.0);
+    greet(trusting(house.certificate.clone())).expect("trusted");
+    house.until(&names::TLS_HANDSHAKES, 1.0);
+    let hanging = call();
+    house.until(&names::HANDSHAKES, 1.0);
+    hanging
+}
+
 #[test]
 fn every_metric_moves_in_a_running_router() {
     let house = House::new();
@@ -551,6 +604,7 @@ fn every_metric_moves_in_a_running_router() {
     loop_lag(&house);
     kernel_drops(&house);
     let _deaf = connections(&house);
+    let _hanging = handshakes(&house, "127.61.1.40:0");
     house.until(&names::PINS, 1.0);
     house.until(&names::CALLS, 1.0);
     house.until(&names::PROBES_UNDER_WAY, 1.0);
@@ -577,6 +631,9 @@ fn every_metric_moves_in_a_running_router() {
         r#"tidings_connections_refused_total{cause="address"}"#,
         r#"tidings_connections_closed_total{reason="peer"}"#,
         r#"tidings_connections{transport="tcp",role="accepted"}"#,
+        r#"tidings_tls_handshakes_total{role="accepted"}"#,
+        r#"tidings_tls_errors_total{cause="alert"}"#,
+        r#"tidings_certificate_loads_total{outcome="loaded"}"#,
         r#"tidings_refused_total{cause="not_sip"}"#,
         r#"tidings_answers_total{code="489"}"#,
         r#"tidings_dns_lookups_total{outcome="answered"}"#,

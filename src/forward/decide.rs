@@ -86,6 +86,10 @@ impl Proxy {
     /// The pin's hop, where there is one that still serves: a CANCEL or an ACK follows its INVITE anywhere, anything
     /// else only to what the table still uses.
     fn pinned(&self, request: &Request<'_>) -> Option<Hop> {
+        // Its key is made of two hashes.
+        if self.pins.is_empty() {
+            return None;
+        }
         let now = request.turn.now;
         let pin = self.pins.find(request.pin_key(), now).or_else(|| match request.method {
             // The ACK of a 2xx names the Contact of who answered, not the INVITE's Request-URI.

@@ -89,8 +89,8 @@ impl Proxy {
         }
         let peer = turn.arrival.peer;
         let route_values = view.items(HeaderId::Route).map(|item| item.value);
-        let (transaction, loop_hash) =
-            hash::transaction(&setup.ring, &essentials, peer, view.ruri(), route_values, &mut self.text);
+        let transaction = hash::transaction(&setup.ring, &essentials, peer, &mut self.text);
+        let loop_hash = hash::passage(&essentials, peer.ip(), view.ruri(), route_values);
         self.check_loop(view, &essentials, setup, loop_hash)?;
         let request = Request {
             turn,

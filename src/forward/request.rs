@@ -8,7 +8,7 @@ use super::{Turn, hop::Hops, routes::Routes, setup::Setup};
 use crate::{
     live::Pins,
     route::{Facts, Source, Table},
-    wire::{Essentials, Method, Start, View, token::Flow},
+    wire::{Essentials, Event, HeaderId, Method, Start, View, token::Flow},
 };
 
 /// One request with all that is known of it.
@@ -74,6 +74,9 @@ impl<'a> Request<'a> {
             method_token,
             ruri: self.routes.ruri,
             uri: &self.routes.uri,
+            package: self
+                .package
+                .or_else(|| Event::parse(self.view.value(HeaderId::Event)?).map(|event| event.package)),
             source: self.source,
             peer: self.arrival.peer,
             listener: self.arrival.listener,

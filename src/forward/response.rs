@@ -4,7 +4,7 @@
 use super::{
     Proxy, Turn,
     io::{Outbox, Target},
-    setup::{Listener, Setup, behind_scheme},
+    setup::{Listener, Reader, Setup, behind_scheme},
     signs,
     write::{by_flow, state_length},
 };
@@ -147,9 +147,20 @@ impl Proxy {
         leaving: &Listener,
         setup: &Setup,
     ) {
+        if view.first(HeaderId::RecordRoute).is_none() {
+            return;
+        }
+        let local = turn.shared.local(leaving, &token.back);
+        let reader = if token.from_backend { Reader::Backend } else { Reader::Client };
+        self.text.clear();
+        leaving.write_route_end(reader, local, &mut self.text);
         for item in view.items(HeaderId::RecordRoute) {
             // Ours begin so, whoever wrote them anew; what is not, is not parsed.
             let exact = setup.own_route(item.value);
+            // Where both sides know us by one name, it stands as it should, whatever its token says.
+            if exact.is_some() && item.value.ends_with(&self.text) {
+                continue;
+            }
             let user = || {
                 let start = behind_scheme(item.value)?;
                 memchr::memchr(b'@', start).map(|at| &start[..at])
@@ -159,15 +170,6 @@ impl Proxy {
             if rr.bits != token.branch as u16 {
                 continue;
             }
-            let local = turn.shared.local(leaving, &token.back);
-            self.text.clear();
-            self.text.push(b'@');
-            if token.from_backend {
-                leaving.write_for_backends(local, &mut self.text);
-            } else {
-                leaving.write_for_clients(local, &mut self.text);
-            }
-            leaving.write_route_params(&mut self.text);
             let uri = match exact {
                 Some(_) => &item.value[1..item.value.len() - 1],
                 None => {
@@ -184,15 +186,12 @@ impl Proxy {
                 true => b"sips:",
                 false => b"sip:",
             };
-            // Where both sides know us by one name, it stands as it should.
-            if exact.is_none() || !uri.ends_with(&self.text) || !uri.starts_with(scheme) {
-                let end = &self.text;
-                self.edits.replace_with(view.span_of(uri), |t| {
-                    t.extend_from_slice(scheme);
-                    t.extend_from_slice(user);
-                    t.extend_from_slice(end);
-                });
-            }
+            let end = &self.text[..self.text.len() - 1];
+            self.edits.replace_with(view.span_of(uri), |t| {
+                t.extend_from_slice(scheme);
+                t.extend_from_slice(user);
+                t.extend_from_slice(end);
+            });
             return;
         }
     }

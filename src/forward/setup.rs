@@ -27,36 +27,84 @@ pub struct Listener {
     pub address: SocketAddr,
     pub side: Side,
     pub wildcard: bool,
-    /// `host:port` toward clients where it differs from the socket's address.
-    advertise: Option<Box<[u8]>>,
-    /// `host:port` of the socket; empty for a wildcard.
-    bound: Box<[u8]>,
+    /// Where it differs from the socket's address.
+    toward_clients: Option<Naming>,
+    /// None for a wildcard: the socket's host is known with each message only.
+    toward_backends: Option<Naming>,
+}
+
+/// How one side knows a listener, as it stands in what we write.
+#[derive(Debug)]
+struct Naming {
+    /// Before the token of a Via of ours.
+    via: Box<[u8]>,
+    /// Behind the token of a Record-Route or Path of ours, from its `@` to the `>`.
+    route_end: Box<[u8]>,
+}
+
+impl Naming {
+    fn new(host_port: &[u8], transport: Transport) -> Naming {
+        let mut via = Vec::new();
+        write_via(transport, |out| out.extend_from_slice(host_port), &mut via);
+        let mut route_end = Vec::new();
+        write_route_end(transport, |out| out.extend_from_slice(host_port), &mut route_end);
+        Naming { via: via.into(), route_end: route_end.into() }
+    }
+}
+
+fn write_via(transport: Transport, host_port: impl FnOnce(&mut Vec<u8>), out: &mut Vec<u8>) {
+    out.extend_from_slice(b"Via: SIP/2.0/");
+    out.extend_from_slice(transport.via().as_bytes());
+    out.push(b' ');
+    host_port(out);
+    out.extend_from_slice(b";branch=z9hG4bK");
+}
+
+fn write_route_end(transport: Transport, host_port: impl FnOnce(&mut Vec<u8>), out: &mut Vec<u8>) {
+    out.push(b'@');
+    host_port(out);
+    out.extend_from_slice(route_params(transport));
+    out.push(b'>');
+}
+
+/// Who reads what we write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reader {
+    Client,
+    Backend,
 }
 
 impl Listener {
-    /// Appends `host:port` as Via and Record-Route name it toward clients.
-    pub fn write_for_clients(&self, local: Option<IpAddr>, out: &mut Vec<u8>) {
-        match &self.advertise {
-            Some(host) => out.extend_from_slice(host),
-            None => self.write_for_backends(local, out),
+    /// How a reader knows it, where that does not hang on the message: `advertise` counts toward clients only.
+    fn naming(&self, reader: Reader) -> Option<&Naming> {
+        let advertised = self.toward_clients.as_ref().filter(|_| reader == Reader::Client);
+        advertised.or(self.toward_backends.as_ref())
+    }
+
+    /// Appends `host:port` of a wildcard's socket: its host is `local` (0.0.0.0 is never put on the wire, SPEC 9.1).
+    fn write_host_port(&self, local: Option<IpAddr>, out: &mut Vec<u8>) {
+        let ip = local.unwrap_or(self.address.ip());
+        put::host_port(SocketAddr::new(ip, self.address.port()), out);
+    }
+
+    /// Appends our Via as far as its token.
+    pub fn write_via(&self, reader: Reader, local: Option<IpAddr>, out: &mut Vec<u8>) {
+        match self.naming(reader) {
+            Some(naming) => out.extend_from_slice(&naming.via),
+            None => write_via(self.transport, |out| self.write_host_port(local, out), out),
         }
     }
 
-    /// Appends `host:port` of the socket itself; a wildcard's host is `local` (0.0.0.0 is never put on the wire, SPEC 9.1).
-    pub fn write_for_backends(&self, local: Option<IpAddr>, out: &mut Vec<u8>) {
-        match local.filter(|_| self.wildcard) {
-            Some(ip) => put::host_port(SocketAddr::new(ip, self.address.port()), out),
-            None => out.extend_from_slice(&self.bound),
+    /// Appends a Record-Route or Path of ours from its `@` to its `>`.
+    pub fn write_route_end(&self, reader: Reader, local: Option<IpAddr>, out: &mut Vec<u8>) {
+        match self.naming(reader) {
+            Some(naming) => out.extend_from_slice(&naming.route_end),
+            None => write_route_end(self.transport, |out| self.write_host_port(local, out), out),
         }
     }
 
     pub fn allows_backends(&self) -> bool {
         self.side != Side::Clients
-    }
-
-    /// Appends the parameters that a Route to this listener has.
-    pub fn write_route_params(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(route_params(self.transport));
     }
 
     /// The flow of what came by this listener.
@@ -104,20 +152,17 @@ impl Setup {
             address: l.address,
             side: l.side,
             wildcard: l.address.ip().is_unspecified(),
-            advertise: l.advertise.as_ref().map(|(host, port)| {
+            toward_clients: l.advertise.as_ref().map(|(host, port)| {
                 let host =
                     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-                host.into_bytes().into()
+                Naming::new(host.as_bytes(), l.transport)
             }),
-            bound: l.address.to_string().into_bytes().into(),
+            toward_backends: (!l.address.ip().is_unspecified())
+                .then(|| Naming::new(l.address.to_string().as_bytes(), l.transport)),
         });
         let listeners: Vec<Listener> = listeners.collect();
-        let ends = listeners.iter().flat_map(|l| {
-            let hosts = [Some(&l.bound).filter(|_| !l.wildcard), l.advertise.as_ref()];
-            let end = |host: &Box<[u8]>| [b"@", &host[..], route_params(l.transport), b">"].concat().into();
-            hosts.into_iter().flatten().map(end)
-        });
-        let route_ends = ends.collect();
+        let namings = listeners.iter().flat_map(|l| [&l.toward_clients, &l.toward_backends]).flatten();
+        let route_ends = namings.map(|naming| naming.route_end.clone()).collect();
         Setup {
             router: settings.tokens.router_id,
             boot,

@@ -1,6 +1,9 @@
 //! A request as it leaves: the short list of edits of SPEC 4.1 over the received bytes, written once into the outbox.
 
-use std::{io::Write, net::SocketAddr};
+use std::{
+    io::Write,
+    net::{IpAddr, SocketAddr},
+};
 
 use super::{
     hash,
@@ -8,7 +11,7 @@ use super::{
     io::{Arrival, Outbox, Target},
     publication,
     request::Request,
-    setup::{Listener, Setup},
+    setup::{Listener, Reader, Setup},
 };
 use crate::{
     config::table::{Piece, Template},
@@ -43,22 +46,9 @@ pub fn request(
     out: &mut Outbox,
 ) -> (u64, u64) {
     let Request { setup, view, essentials, .. } = *request;
-    let branch = hash::branch(&setup.ring, request.transaction, essentials, text);
+    let branch = hash::branch(request.transaction, essentials);
     let publication = publication::carried(request, plan, text);
     edits.clear();
-    let top = view.first(HeaderId::Via).map_or(0, |via| via.line().start);
-    edits.replace_with(Span { start: top, end: top }, |t| {
-        write_via(request, plan, branch, publication, t);
-        if wants_record_route(request.method) && plan.rule.is_none_or(|rule| rule.record_route) {
-            write_record_route(request, plan, branch, t);
-        }
-        if wants_path(request, plan) {
-            write_path(request, plan, t);
-        }
-        if essentials.max_forwards.is_none() {
-            t.extend_from_slice(b"Max-Forwards: 70\r\n");
-        }
-    });
     stamp(view, &essentials.via, request.arrival.peer, edits);
     if let (Some(field), Some(hops)) = (view.first(HeaderId::MaxForwards), essentials.max_forwards) {
         edits.replace_with(view.value_span(field), |t| put::number(hops.saturating_sub(1).into(), t));
@@ -82,7 +72,19 @@ pub fn request(
         state_length(view, edits);
     }
     let start = out.bytes.len();
-    edits.write(&view.bytes[..view.end_of_message() as usize], &mut out.bytes);
+    let top = view.first(HeaderId::Via).map_or(0, |via| via.line().start);
+    edits.write_with(&view.bytes[..view.end_of_message() as usize], top, &mut out.bytes, |t| {
+        write_via(request, plan, branch, publication, t);
+        if wants_record_route(request.method) && plan.rule.is_none_or(|rule| rule.record_route) {
+            write_record_route(request, plan, branch, t);
+        }
+        if wants_path(request, plan) {
+            write_path(request, plan, t);
+        }
+        if essentials.max_forwards.is_none() {
+            t.extend_from_slice(b"Max-Forwards: 70\r\n");
+        }
+    });
     out.finish(target(&plan.hop), start);
     (branch, stripped)
 }
@@ -182,11 +184,8 @@ fn write_via(
         moved: moved(request, plan),
         publication,
     };
-    t.extend_from_slice(b"Via: SIP/2.0/");
-    t.extend_from_slice(out_transport(setup, &plan.hop).via().as_bytes());
-    t.push(b' ');
-    write_our_host(setup, &plan.hop, t);
-    t.extend_from_slice(b";branch=z9hG4bK");
+    let (reader, local) = reader(&plan.hop);
+    out_listener(setup, &plan.hop).write_via(reader, local, t);
     token.encode(&setup.ring, t);
     t.extend_from_slice(b"\r\n");
 }
@@ -210,11 +209,11 @@ fn write_scheme(request: &Request<'_>, t: &mut Vec<u8>) {
     t.extend_from_slice(if request.routes.secure { b"sips:" } else { b"sip:" });
 }
 
-/// `host:port` of the listener by which a request leaves, as the receiver knows it.
-fn write_our_host(setup: &Setup, hop: &Hop, t: &mut Vec<u8>) {
+/// Who reads what leaves, and the address of ours that it is to name on a wildcard listener.
+fn reader(hop: &Hop) -> (Reader, Option<IpAddr>) {
     match *hop {
-        Hop::Backend { listener, local, .. } => setup.listener(listener).write_for_backends(local, t),
-        Hop::Client { listener, local, .. } => setup.listener(listener).write_for_clients(local, t),
+        Hop::Backend { local, .. } => (Reader::Backend, local),
+        Hop::Client { local, .. } => (Reader::Client, local),
     }
 }
 
@@ -248,10 +247,9 @@ fn write_record_route(request: &Request<'_>, plan: &Plan<'_>, branch: u64, t: &m
     t.extend_from_slice(b"Record-Route: <");
     write_scheme(request, t);
     token.encode(&setup.ring, essentials.call_id, t);
-    t.push(b'@');
-    write_our_host(setup, &plan.hop, t);
-    out_listener(setup, &plan.hop).write_route_params(t);
-    t.extend_from_slice(b">\r\n");
+    let (reader, local) = reader(&plan.hop);
+    out_listener(setup, &plan.hop).write_route_end(reader, local, t);
+    t.extend_from_slice(b"\r\n");
 }
 
 /// Which side of the token that a request came by is its sender's.
@@ -277,14 +275,17 @@ fn write_path(request: &Request<'_>, plan: &Plan<'_>, t: &mut Vec<u8>) {
     t.extend_from_slice(b"Path: <");
     write_scheme(request, t);
     PathToken { router: setup.router, flow: request.flow() }.encode(&setup.ring, t);
-    t.push(b'@');
-    write_our_host(setup, &plan.hop, t);
-    out_listener(setup, &plan.hop).write_route_params(t);
+    let (reader, local) = reader(&plan.hop);
+    out_listener(setup, &plan.hop).write_route_end(reader, local, t);
     let outbound = view
         .items(HeaderId::Contact)
         .filter_map(|item| crate::wire::NameAddr::parse(item.value))
         .any(|contact| contact.param(b"reg-id").is_some());
-    t.extend_from_slice(if outbound { b";ob>\r\n" } else { b">\r\n" });
+    if outbound {
+        t.pop();
+        t.extend_from_slice(b";ob>");
+    }
+    t.extend_from_slice(b"\r\n");
 }
 
 /// Adds `path` to Supported, else Asterisk answers 420 to a Path (ASTERISK 30).

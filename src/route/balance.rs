@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{facts::Facts, matcher};
+use super::facts::Facts;
 use crate::{
     config::{Names, table::Balance},
     wire::{HeaderId, Method, Uri},
@@ -103,7 +103,7 @@ pub fn key(balance: &Balance, facts: &Facts<'_>, names: &Names, out: &mut Vec<u8
         Balance::Resource | Balance::Priority => resource(facts, names, out),
         Balance::ResourceEvent => {
             let written = resource(facts, names, out);
-            if let Some(package) = matcher::package(facts).filter(|_| written) {
+            if let Some(package) = facts.package.filter(|_| written) {
                 // No user or host holds a blank.
                 out.push(b' ');
                 out.extend_from_slice(package);

@@ -42,6 +42,8 @@ pub struct Facts<'a> {
     pub method_token: &'a [u8],
     pub ruri: &'a [u8],
     pub uri: &'a Uri<'a>,
+    /// The event package with its templates, without parameters (RFC 6665 8.4: compared exactly); of any method.
+    pub package: Option<&'a [u8]>,
     pub source: Source,
     pub peer: SocketAddr,
     /// Index of the listener in the settings' order.

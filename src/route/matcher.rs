@@ -13,7 +13,7 @@ use super::{
     pattern::Compiled,
     pool::Pools,
 };
-use crate::wire::{Event, HeaderId, Method};
+use crate::wire::Method;
 
 /// The number of a name that the table does not mention.
 pub(super) const UNKNOWN: u32 = u32::MAX;
@@ -103,7 +103,7 @@ impl Matcher {
         let event = if self.events.is_empty() {
             None
         } else {
-            package(facts).and_then(|package| number(&self.events, package))
+            facts.package.and_then(|package| number(&self.events, package))
         };
         Question {
             facts,
@@ -176,10 +176,4 @@ impl Question<'_, '_> {
             }
         }
     }
-}
-
-/// The event package with its templates, without parameters (RFC 6665 8.4: compared exactly).
-pub(super) fn package<'m>(facts: &Facts<'m>) -> Option<&'m [u8]> {
-    let value = facts.view.value(HeaderId::Event)?;
-    Event::parse(value).map(|event| event.package)
 }

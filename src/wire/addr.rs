@@ -20,6 +20,9 @@ pub struct NameAddr<'a> {
 impl<'a> NameAddr<'a> {
     /// `None` for `*`, too.
     pub fn parse(value: &'a [u8]) -> Option<NameAddr<'a>> {
+        if let Some(plain) = NameAddr::plain(value) {
+            return Some(plain);
+        }
         let value = lex::trim(value);
         let mut cursor = Cursor::new(value);
         let display = if cursor.peek() == Some(b'"') {
@@ -44,6 +47,31 @@ impl<'a> NameAddr<'a> {
         NameAddr::with_params(display, uri, cursor)
     }
 
+    /// As nearly all write it: `<sip:…>` or `"Display" <sip:…>`, and no parameter but a tag. `None`: in another form, if in any.
+    #[inline]
+    fn plain(value: &'a [u8]) -> Option<NameAddr<'a>> {
+        let mut cursor = Cursor::new(value);
+        let mut display = &value[..0];
+        if cursor.peek() == Some(b'"') {
+            display = cursor.quoted()?;
+            cursor.eat(b' ')?;
+        }
+        cursor.skip(b"<sip:")?;
+        let rest = cursor.take_uri();
+        cursor.eat(b'>')?;
+        // With the scheme before it.
+        let start = value.len() - cursor.rest().len() - 1 - rest.len() - 4;
+        let uri = value.get(start..start + 4 + rest.len()).filter(|_| !rest.is_empty())?;
+        match cursor.rest() {
+            [] => Some(NameAddr { display, uri, params: &uri[..0], tag: None }),
+            [b';', params @ ..] => {
+                let tag = params.strip_prefix(b"tag=").filter(|tag| lex::is_plain_token(tag))?;
+                Some(NameAddr { display, uri, params, tag: Some(tag) })
+            }
+            _ => None,
+        }
+    }
+
     /// Without `<` and `>`: parameters belong to the header, and the URI may hold no `,` and no `?` (RFC 3261 20.10).
     fn addr_spec(value: &'a [u8], mut cursor: Cursor<'a>) -> Option<NameAddr<'a>> {
         let uri = cursor.take_while(|b| lex::is_uri_byte(b) && b != b';');
@@ -57,15 +85,6 @@ impl<'a> NameAddr<'a> {
         let (_, behind) = split_scheme(uri)?;
         if behind.is_empty() {
             return None;
-        }
-        // Nearly all have no parameters, or a tag alone.
-        if cursor.at_end() {
-            return Some(NameAddr { display, uri, params: &uri[..0], tag: None });
-        }
-        if let Some(tag) = cursor.rest().strip_prefix(b";tag=")
-            && lex::is_token(tag)
-        {
-            return Some(NameAddr { display, uri, params: &cursor.rest()[1..], tag: Some(tag) });
         }
         cursor.skip_lws();
         let mut list = cursor;

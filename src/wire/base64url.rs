@@ -2,16 +2,23 @@
 //!
 //! Own code because it is a fifth of the instructions of the general engine; a test holds it to the `base64` crate.
 
+use super::block::Block;
+
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/// What no character of the alphabet has set.
-const BAD: u8 = 0x80;
+/// What no value of four characters has set.
+const BAD: u32 = 1 << 31;
 
-static VALUES: [u8; 256] = {
-    let mut values = [BAD; 256];
+/// What each character adds to the 24 bits of its four, by its place among them.
+static VALUES: [[u32; 256]; 4] = {
+    let mut values = [[BAD; 256]; 4];
     let mut i = 0;
     while i < ALPHABET.len() {
-        values[ALPHABET[i] as usize] = i as u8;
+        let mut place = 0;
+        while place < 4 {
+            values[place][ALPHABET[i] as usize] = (i as u32) << (18 - 6 * place);
+            place += 1;
+        }
         i += 1;
     }
     values
@@ -30,49 +37,95 @@ const fn decoded_len(len: usize) -> Option<usize> {
 pub fn decode(text: &[u8], out: &mut [u8]) -> Option<usize> {
     let out = out.get_mut(..decoded_len(text.len())?)?;
     let len = out.len();
-    let value = |b: u8| VALUES[usize::from(b)];
-    let (quads, rest) = text.as_chunks::<4>();
-    let (triples, end) = out.as_chunks_mut::<3>();
+    let value = |[a, b, c, d]: [u8; 4]| {
+        let [first, second, third, fourth] = &VALUES;
+        first[usize::from(a)] | second[usize::from(b)] | third[usize::from(c)] | fourth[usize::from(d)]
+    };
     let mut bad = 0;
-    for ([a, b, c, d], triple) in quads.iter().zip(triples) {
-        let (a, b, c, d) = (value(*a), value(*b), value(*c), value(*d));
-        bad |= a | b | c | d;
-        *triple = [a << 2 | b >> 4, b << 4 | c >> 2, c << 6 | d];
+    // Two fours at a time: six bytes.
+    let (eights, rest) = text.as_chunks::<8>();
+    let (sextets, end) = out.as_chunks_mut::<6>();
+    for ([a, b, c, d, e, f, g, h], sextet) in eights.iter().zip(sextets) {
+        let (high, low) = (value([*a, *b, *c, *d]), value([*e, *f, *g, *h]));
+        bad |= high | low;
+        let bytes = (u64::from(high) << 40 | u64::from(low & !BAD) << 16).to_be_bytes();
+        [sextet[0], sextet[1], sextet[2], sextet[3], sextet[4], sextet[5], ..] = bytes;
     }
+    let (rest, end) = match (rest.split_first_chunk::<4>(), end.split_first_chunk_mut::<3>()) {
+        (Some((four, rest)), Some((three, end))) => {
+            let value = value(*four);
+            bad |= value;
+            [_, three[0], three[1], three[2]] = value.to_be_bytes();
+            (rest, end)
+        }
+        _ => (rest, &mut out[len / 6 * 6..]),
+    };
+    // What is left of the last character must be zero.
     match (rest, end) {
         ([a, b], [x]) => {
-            let (a, b) = (value(*a), value(*b));
-            // What is left of the last character must be zero.
-            bad |= a | b | (b << 4 != 0).then_some(BAD).unwrap_or(0);
-            *x = a << 2 | b >> 4;
+            let value = value([*a, *b, b'A', b'A']);
+            bad |= value | if value & 0xffff != 0 { BAD } else { 0 };
+            *x = (value >> 16) as u8;
         }
         ([a, b, c], [x, y]) => {
-            let (a, b, c) = (value(*a), value(*b), value(*c));
-            bad |= a | b | c | (c << 6 != 0).then_some(BAD).unwrap_or(0);
-            (*x, *y) = (a << 2 | b >> 4, b << 4 | c >> 2);
+            let value = value([*a, *b, *c, b'A']);
+            bad |= value | if value & 0xff != 0 { BAD } else { 0 };
+            (*x, *y) = ((value >> 16) as u8, (value >> 8) as u8);
         }
         _ => {}
     }
     (bad & BAD == 0).then_some(len)
 }
 
-/// Appends `bytes`, at most 192 of them, as text.
-pub fn encode(bytes: &[u8], out: &mut Vec<u8>) {
-    let letter = |v: u8| ALPHABET[usize::from(v & 63)];
+/// How much room `encode` needs behind what it reads.
+pub const SLACK: usize = 16;
+
+/// Appends the first `len` of `bytes`, at most 180, as text. `bytes` goes on for `SLACK` bytes at least, whatever they are.
+pub fn encode(bytes: &[u8], len: usize, out: &mut Vec<u8>) {
     let mut text = [0; 256];
-    let (quads, _) = text.as_chunks_mut::<4>();
-    let (triples, rest) = bytes.as_chunks::<3>();
-    for ([a, b, c], quad) in triples.iter().zip(quads.iter_mut()) {
-        *quad = [letter(a >> 2), letter(a << 4 | b >> 4), letter(b << 2 | c >> 6), letter(*c)];
+    let (pieces, _) = text.as_chunks_mut::<16>();
+    for (at, piece) in (0..len).step_by(12).zip(pieces) {
+        let Some(twelve) = bytes.get(at..).and_then(|rest| rest.first_chunk::<16>()) else { break };
+        *piece = letters(sixes(twelve));
     }
-    if let Some(quad) = quads.get_mut(triples.len()) {
-        match rest {
-            [a] => *quad = [letter(a >> 2), letter(a << 4), 0, 0],
-            [a, b] => *quad = [letter(a >> 2), letter(a << 4 | b >> 4), letter(b << 2), 0],
-            _ => {}
+    // Of what stands behind the last byte no bits may be told.
+    let whole = len / 3 * 4;
+    let letter = |six: u8| ALPHABET[usize::from(six & 63)];
+    let end = match bytes[..len].as_chunks::<3>().1 {
+        [a] => {
+            text[whole + 1] = letter(a << 4);
+            whole + 2
         }
+        [_, b] => {
+            text[whole + 2] = letter(b << 2);
+            whole + 3
+        }
+        _ => whole,
+    };
+    out.extend_from_slice(&text[..end]);
+}
+
+/// The first twelve bytes as sixteen times six bits.
+#[inline(always)]
+fn sixes(bytes: &[u8; 16]) -> [u8; 16] {
+    let word = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+    let mut sixes = [0; 16];
+    for (word, four) in [word(0), word(3), word(6), word(9)].into_iter().zip(sixes.as_chunks_mut::<4>().0) {
+        let six = word >> 26 | word >> 12 & 0x3f00 | word << 2 & 0x3f_0000 | word << 16 & 0x3f00_0000;
+        *four = six.to_le_bytes();
     }
-    out.extend_from_slice(&text[..triples.len() * 4 + (rest.len() * 4).div_ceil(3)]);
+    sixes
+}
+
+/// The letters of sixteen times six bits.
+#[inline(always)]
+fn letters(sixes: [u8; 16]) -> [u8; 16] {
+    let block = Block::of(&sixes);
+    // From each kind of letter to the next: a step in the codes.
+    let step = |beyond: u8, by: u8| block.at_most(beyond).not().and(Block::all(by));
+    let from = block.plus(Block::all(b'A'));
+    let from = from.plus(step(25, b'a'.wrapping_sub(b'Z' + 1))).plus(step(51, b'0'.wrapping_sub(b'z' + 1)));
+    from.plus(step(61, b'-'.wrapping_sub(b'9' + 1))).plus(step(62, b'_'.wrapping_sub(b'-' + 1))).bytes()
 }
 
 #[cfg(test)]
@@ -86,7 +139,9 @@ mod tests {
         #[test]
         fn as_the_base64_crate(bytes in proptest::collection::vec(any::<u8>(), 0..100), text in "[A-Za-z0-9_=+/-]{0,40}") {
             let mut encoded = Vec::new();
-            encode(&bytes, &mut encoded);
+            let mut room = bytes.clone();
+            room.extend([0xff; SLACK]);
+            encode(&room, bytes.len(), &mut encoded);
             prop_assert_eq!(&encoded[..], URL_SAFE_NO_PAD.encode(&bytes).into_bytes());
             for text in [&encoded[..], text.as_bytes()] {
                 let mut out = [0; 128];

@@ -33,6 +33,27 @@ impl Block {
     }
 
     #[inline(always)]
+    pub fn all(b: u8) -> Block {
+        Block(u8x16::splat(b))
+    }
+
+    #[inline(always)]
+    pub fn bytes(self) -> [u8; 16] {
+        self.0.to_array()
+    }
+
+    /// Byte by byte, modulo 256.
+    #[inline(always)]
+    pub fn plus(self, other: Block) -> Block {
+        Block(self.0 + other.0)
+    }
+
+    #[inline(always)]
+    pub fn and(self, other: Block) -> Block {
+        Block(self.0 & other.0)
+    }
+
+    #[inline(always)]
     pub fn not(self) -> Block {
         Block(!self.0)
     }
@@ -76,9 +97,28 @@ pub fn find(bytes: &[u8], mut at: usize, kind: impl Fn(Block) -> Block) -> usize
         let bits = kind(Block::of(last)).bits() >> seen;
         return if bits == 0 { len } else { at + bits.trailing_zeros() as usize };
     }
-    let mut padded = [0; 16];
-    padded[..len - at].copy_from_slice(&bytes[at..]);
-    at + kind(Block::of(&padded)).bits().trailing_zeros() as usize
+    at + kind(Block::of(&padded(&bytes[at..]))).bits().trailing_zeros() as usize
+}
+
+/// Fewer than sixteen bytes, and zeros behind them. By whole words that overlap: a copy of a length that the compiler does
+/// not know is a call.
+#[inline(always)]
+fn padded(bytes: &[u8]) -> [u8; 16] {
+    let len = bytes.len();
+    let words = if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        let low = u64::from_le_bytes(*first);
+        // At eight bytes the shift is by a whole word, at fifteen by one byte.
+        let high = (u64::from_le_bytes(*last) >> 1) >> (127 - 8 * len);
+        u128::from(high) << 64 | u128::from(low)
+    } else if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        let last = u64::from(u32::from_le_bytes(*last)) << (8 * (len - 4));
+        u128::from(last | u64::from(u32::from_le_bytes(*first)))
+    } else if let [first, .., last] = bytes {
+        u128::from(u32::from(*first) | u32::from(bytes[1]) << 8 | u32::from(*last) << (8 * (len - 1)))
+    } else {
+        u128::from(bytes.first().copied().unwrap_or(0))
+    };
+    words.to_le_bytes()
 }
 
 #[cfg(test)]
@@ -98,6 +138,16 @@ mod tests {
                     assert_eq!(find(&bytes, at, kind), place, "{len} {at} {place}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn fewer_than_sixteen_bytes_have_zeros_behind_them() {
+        let bytes: [u8; 15] = std::array::from_fn(|i| 0xf1 + i as u8);
+        for len in 0..=15 {
+            let mut expected = [0; 16];
+            expected[..len].copy_from_slice(&bytes[..len]);
+            assert_eq!(padded(&bytes[..len]), expected, "{len}");
         }
     }
 

@@ -62,7 +62,30 @@ impl Edits {
 
     /// Appends `bytes` with the edits applied to `out`.
     pub fn write(&self, bytes: &[u8], out: &mut Vec<u8>) {
-        self.write_range(bytes, Span { start: 0, end: bytes.len() as u32 }, out);
+        let done = self.write_list(&self.list, bytes, 0, out);
+        out.extend_from_slice(&bytes[done..]);
+    }
+
+    /// The same, with what `between` writes put before the byte at `at` and all edits there.
+    pub fn write_with(&self, bytes: &[u8], at: u32, out: &mut Vec<u8>, between: impl FnOnce(&mut Vec<u8>)) {
+        // Nearly all edits stand behind it.
+        let before = self.list.iter().take_while(|e| e.at < at).count();
+        let done = self.write_list(&self.list[..before], bytes, 0, out);
+        out.extend_from_slice(&bytes[done..at as usize]);
+        between(out);
+        let done = self.write_list(&self.list[before..], bytes, at as usize, out);
+        out.extend_from_slice(&bytes[done..]);
+    }
+
+    /// Appends the bytes from `done` on with these edits, as far as they reach. Gives how far that was.
+    fn write_list(&self, list: &[Edit], bytes: &[u8], mut done: usize, out: &mut Vec<u8>) -> usize {
+        for e in list {
+            let at = (e.at as usize).max(done);
+            out.extend_from_slice(&bytes[done..at]);
+            out.extend_from_slice(&self.text[e.from as usize..e.to as usize]);
+            done = (e.cut as usize).max(at);
+        }
+        done
     }
 
     /// Appends the bytes of `span` with the edits that begin in it applied to `out`.
@@ -99,6 +122,19 @@ mod tests {
         e.insert(0, b"-");
         e.insert(8, b">");
         assert_eq!(apply(&e, b"01234567"), "<-01XY367>");
+    }
+
+    #[test]
+    fn what_stands_between_comes_before_the_edits_at_its_place() {
+        let mut e = Edits::default();
+        e.cut(Span { start: 4, end: 6 });
+        e.insert(2, b"<");
+        e.replace(Span { start: 0, end: 1 }, b"XY");
+        for (at, expected) in [(0, "--XY1<2367"), (2, "XY1--<2367"), (3, "XY1<2--367"), (8, "XY1<2367--")] {
+            let mut out = Vec::new();
+            e.write_with(b"01234567", at, &mut out, |t| t.extend_from_slice(b"--"));
+            assert_eq!(String::from_utf8(out).expect("ASCII"), expected, "{at}");
+        }
     }
 
     #[test]

@@ -51,8 +51,8 @@ pub fn request_uri<'a>(view: &View<'a>) -> Result<Uri<'a>, Reason> {
 
 /// `request`: the method's token in a request, `None` in a response.
 fn essentials<'a>(view: View<'a>, request: Option<&[u8]>) -> Result<Essentials<'a>, Reason> {
-    let via = view.items(HeaderId::Via).next().ok_or(Reason::MissingVia)?;
-    let via = Via::parse(via.value).ok_or(Reason::BadVia)?;
+    let via = view.value(HeaderId::Via).ok_or(Reason::MissingVia)?;
+    let via = Via::first(via).ok_or(Reason::BadVia)?;
     let from = only(view, HeaderId::From, Reason::MissingFrom, Reason::TwoFrom)?;
     let from = NameAddr::parse(from).ok_or(Reason::BadFrom)?;
     let to = only(view, HeaderId::To, Reason::MissingTo, Reason::TwoTo)?;
@@ -66,6 +66,8 @@ fn essentials<'a>(view: View<'a>, request: Option<&[u8]>) -> Result<Essentials<'
     if request.is_some_and(|token| token != method) {
         return Err(Reason::CSeqMethod);
     }
+    // A request's is known already.
+    let known = view.method().unwrap_or_else(|| Method::of(method));
     let max_forwards = match request {
         Some(_) => max_forwards(view)?,
         None => None,
@@ -78,12 +80,13 @@ fn essentials<'a>(view: View<'a>, request: Option<&[u8]>) -> Result<Essentials<'
         to_uri: to.uri,
         call_id,
         cseq,
-        method: Method::of(method),
+        method: known,
         max_forwards,
     })
 }
 
 /// The value of a field that must be there, once.
+#[inline(always)]
 fn only<'a>(view: View<'a>, id: HeaderId, missing: Reason, twice: Reason) -> Result<&'a [u8], Reason> {
     if view.is_repeated(id) {
         return Err(twice);
@@ -98,8 +101,8 @@ fn cseq_parts(value: &[u8]) -> Option<(u32, &[u8])> {
     if !cursor.skip_lws() {
         return None;
     }
-    let method = cursor.token()?;
-    cursor.at_end().then_some((number as u32, method))
+    let method = cursor.rest();
+    lex::is_token(method).then_some((number as u32, method))
 }
 
 /// 0 to 255 (RFC 3261 20.22); beyond it is malformed (RFC 4475 3.1.2.4).

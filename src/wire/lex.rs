@@ -55,12 +55,6 @@ fn not_uri(block: Block) -> Block {
     block.at_most(b' ').or(block.is(b'<')).or(block.is(b'>')).or(block.is(b'"')).or(block.is(0x7f))
 }
 
-/// Of sixteen bytes those that are no host characters. The underscore is none either, but many a test domain has one.
-#[inline(always)]
-fn not_host(block: Block) -> Block {
-    block.alphanumeric().or(block.is(b'-')).or(block.is(b'.')).or(block.is(b'_')).not()
-}
-
 /// Of sixteen bytes those that may not stand in a parameter's value without quotes. Hosts may, so that an IPv6 address
 /// passes with brackets or without (RFC 5118 4.5), but nothing that could end or hide a value for another reader.
 #[inline(always)]
@@ -68,9 +62,27 @@ fn not_value(block: Block) -> Block {
     not_uri(block).or(block.is(b';')).or(block.is(b','))
 }
 
+/// Of sixteen bytes those that are neither letters nor digits nor one of `-._`: what nearly all tokens are made of.
+#[inline(always)]
+fn not_plain(block: Block) -> Block {
+    block.alphanumeric().or(block.is(b'-')).or(block.is(b'.')).or(block.is(b'_')).not()
+}
+
 /// One or more token characters and nothing else.
+#[inline]
 pub fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().fold(TOKEN, |all, b| all & CLASS[usize::from(*b)]) != 0
+    is_plain_token(bytes) || is_odd_token(bytes)
+}
+
+/// One or more letters, digits and `-._`, and nothing else.
+#[inline]
+pub fn is_plain_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && block::find(bytes, 0, not_plain) == bytes.len()
+}
+
+#[cold]
+fn is_odd_token(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(|b| CLASS[usize::from(*b)] & TOKEN != 0)
 }
 
 /// What may stand in a URI, and nothing else.
@@ -96,10 +108,10 @@ pub fn is_printable(bytes: &[u8]) -> bool {
     block::find(bytes, 0, |b| b.at_most(b' ').or(b.is(0x7f))) == bytes.len()
 }
 
-/// How many bytes of a host stand at the start.
+/// How many bytes of a host stand at the start. The underscore is no host character, but many a test domain has one.
 #[inline]
 pub fn host_len(bytes: &[u8]) -> usize {
-    block::find(bytes, 0, not_host)
+    block::find(bytes, 0, not_plain)
 }
 
 /// `bytes` without LWS at its ends.
@@ -202,8 +214,16 @@ impl<'a> Cursor<'a> {
     /// `1*DIGIT` of at most `max`, as far as digits go.
     #[inline]
     pub fn number(&mut self, max: u64) -> Option<u64> {
-        let digits = self.take_while(|b| b.is_ascii_digit());
-        number(digits, max)
+        let (from, mut n) = (self.at, 0u64);
+        while let Some(digit) = self.peek().map(|b| b.wrapping_sub(b'0')).filter(|digit| *digit <= 9) {
+            // `max` is below 2^60, so this cannot overflow.
+            if n > max {
+                return None;
+            }
+            n = n * 10 + u64::from(digit);
+            self.at += 1;
+        }
+        (self.at > from && n <= max).then_some(n)
     }
 
     #[inline]
@@ -278,23 +298,61 @@ impl<'a> Cursor<'a> {
         }
         let value = match self.peek() {
             Some(b'"') => self.quoted()?,
-            _ => self.take_to(block::find(self.bytes, self.at, not_value)),
+            _ => self.value(),
         };
         Some(Param { name, value: Some(value) })
+    }
+
+    /// A parameter's value without quotes, perhaps empty.
+    #[inline]
+    fn value(&mut self) -> &'a [u8] {
+        self.take_to(block::find(self.bytes, self.at, not_value))
+    }
+
+    /// The value behind `text` (`;name=`, as nearly all write it) where there is one without quotes; else nothing is read.
+    #[inline]
+    pub fn value_behind(&mut self, text: &[u8]) -> Option<&'a [u8]> {
+        let mut ahead = *self;
+        ahead.skip(text)?;
+        let value = ahead.value();
+        if value.is_empty() {
+            return None;
+        }
+        *self = ahead;
+        Some(value)
+    }
+
+    /// Reads `text` (`;name`) where nothing but the end or another parameter follows; else nothing is read.
+    #[inline]
+    pub fn flag(&mut self, text: &[u8]) -> Option<&'a [u8]> {
+        let rest = self.rest().strip_prefix(text)?;
+        if !matches!(rest, [] | [b';', ..]) {
+            return None;
+        }
+        let from = self.at;
+        self.at += text.len();
+        self.bytes.get(from..self.at)
     }
 
     /// `*( ; param )` up to the end of the value, each given to `each`. `None` where it is anything else.
     #[inline]
     pub fn params(&mut self, mut each: impl FnMut(Param<'a>) -> Option<()>) -> Option<()> {
-        loop {
-            self.skip_lws();
-            if self.at_end() {
-                return Some(());
-            }
-            self.eat(b';')?;
-            self.skip_lws();
-            each(self.param()?)?;
+        while let Some(param) = self.next_param()? {
+            each(param)?;
         }
+        Some(())
+    }
+
+    /// The next `; param`, or that there is none. `None` where it is anything else.
+    #[inline]
+    pub fn next_param(&mut self) -> Option<Option<Param<'a>>> {
+        self.skip_lws();
+        if self.at_end() {
+            return Some(None);
+        }
+        self.eat(b';')?;
+        self.skip_lws();
+        self.param().map(Some)
     }
 }
 

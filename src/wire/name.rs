@@ -276,26 +276,74 @@ const NAMES: [(&str, HeaderId); 63] = [
     ("accept-language", HeaderId::Other),
 ];
 
-/// A name as the scan compares it: its first and last eight bytes.
-#[derive(Clone, Copy)]
-pub(super) struct Known {
-    head: u64,
-    tail: u64,
-    /// The next name with the same first eight bytes, or `NONE`.
-    next: u8,
-    pub len: u8,
-    pub id: HeaderId,
+/// What stands before the value of a header field: by its places in the line, and its id. One word, so that the scan moves
+/// it at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Name(u64);
+
+impl Name {
+    /// A line without a name.
+    pub const NONE: Name = Name::new(0, 0, HeaderId::Other);
+
+    pub const fn new(colon: u32, len: u16, id: HeaderId) -> Name {
+        Name(colon as u64 | (len as u64) << 32 | (id as u64) << 48)
+    }
+
+    /// Where the colon stands, from the line's start; 0 where there is none.
+    #[inline]
+    pub const fn colon(self) -> u32 {
+        self.0 as u32
+    }
+
+    #[inline]
+    pub const fn len(self) -> u16 {
+        (self.0 >> 32) as u16
+    }
+
+    /// Below 64.
+    #[inline]
+    pub const fn place(self) -> usize {
+        (self.0 >> 48 & 63) as usize
+    }
+
+    #[inline]
+    pub const fn is(self, id: HeaderId) -> bool {
+        self.place() == id as usize
+    }
+
+    pub fn id(self) -> HeaderId {
+        // The ids stand in the order of the list's head, which a test holds.
+        NAMES.get(self.place()).filter(|_| !self.is(HeaderId::Other)).map_or(HeaderId::Other, |(_, id)| *id)
+    }
 }
 
-/// The entry of no name.
-const NONE: u8 = NAMES.len() as u8;
-const SLOTS: usize = 256;
-/// Chosen so that no two heads meet in one slot; checked when it is compiled.
-const SPREAD: u64 = 0xac15_3076_cdc9_8667;
-const LOWER: u64 = 0x2020_2020_2020_2020;
+impl std::fmt::Debug for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}, {} bytes, colon at {}", self.id(), self.len(), self.colon())
+    }
+}
 
-const fn slot(head: u64) -> usize {
-    (head.wrapping_mul(SPREAD) >> 56) as usize
+/// A name as the scan compares it: its first eight bytes, and of a longer one what follows them.
+#[derive(Clone, Copy)]
+struct Known {
+    head: u64,
+    /// Of a name of eight bytes or more the last seven and the colon.
+    tail: u64,
+    /// Of a name of sixteen bytes or more those from the ninth on.
+    middle: u64,
+    name: Name,
+}
+
+/// Multiplier by which no two names meet in one place; checked when it is compiled.
+const SPREAD: u64 = 0x2528_20d6_99db_7b23;
+const LOWER: u64 = 0x2020_2020_2020_2020;
+/// The same for seven letters and a colon, which is compared exactly.
+const LOWER_TAIL: u64 = LOWER >> 8;
+
+/// `ninth`: of a name of eight bytes or more the byte behind them, in lower case; else 0.
+#[inline(always)]
+const fn place(head: u64, ninth: u8) -> usize {
+    ((head ^ (ninth as u64) << 40).wrapping_mul(SPREAD) >> 56) as usize
 }
 
 /// Up to eight bytes of `name` from `from`, first byte lowest.
@@ -309,50 +357,40 @@ const fn word(name: &[u8], from: usize) -> u64 {
     word
 }
 
-struct Table {
-    slots: [u8; SLOTS],
-    known: [Known; NAMES.len() + 1],
-}
-
-const fn build() -> Table {
-    let mut slots = [NONE; SLOTS];
+const fn build() -> [Known; 256] {
     // No bytes of a name give this head.
-    let none = Known { head: u64::MAX, tail: 0, next: NONE, len: 0, id: HeaderId::Other };
-    let mut known = [none; NAMES.len() + 1];
+    let mut known = [Known { head: u64::MAX, tail: 0, middle: 0, name: Name::NONE }; 256];
     let mut i = 0;
     while i < NAMES.len() {
-        let name = NAMES[i].0.as_bytes();
-        let head = word(name, 0);
-        let tail = if name.len() > 8 { word(name, name.len() - 8) } else { head };
-        let at = slot(head);
-        if slots[at] != NONE {
-            assert!(known[slots[at] as usize].head == head, "choose another SPREAD");
+        let text = NAMES[i].0.as_bytes();
+        let (mut tail, mut middle, mut ninth) = (0, 0, 0);
+        if text.len() >= 8 {
+            tail = word(text, text.len() - 7) | (b':' as u64) << 56;
+            ninth = if text.len() > 8 { text[8] } else { b':' };
         }
-        known[i] = Known { head, tail, next: slots[at], len: name.len() as u8, id: NAMES[i].1 };
-        slots[at] = i as u8;
+        if text.len() >= 16 {
+            middle = word(text, 8);
+        }
+        let head = word(text, 0);
+        let at = place(head, ninth);
+        assert!(known[at].name.colon() == 0, "choose another SPREAD");
+        assert!(text.len() < 24, "head, middle and tail leave a gap");
+        let name = Name::new(text.len() as u32, text.len() as u16, NAMES[i].1);
+        known[at] = Known { head, tail, middle, name };
         i += 1;
     }
-    Table { slots, known }
+    known
 }
 
-static TABLE: Table = build();
+static KNOWN: [Known; 256] = build();
 
-impl Table {
-    #[inline]
-    fn at(&self, place: u8) -> &Known {
-        // One entry of 64 for each value, so that no bound is checked.
-        const { assert!(NAMES.len() == 63) }
-        &self.known[usize::from(place & 63)]
-    }
-}
-
-/// The known name of the header line that begins at `start`, directly followed by its colon.
+/// The known name with which `line` begins, directly followed by its colon. `line` goes on behind the line's end, to the
+/// end of the message.
 ///
 /// Compares under `| 0x20`, which is exact for letters; a CR would pass for a hyphen, and the scan refuses that message
 /// for its lone CR.
-#[inline]
-pub(super) fn known_at(bytes: &[u8], start: usize) -> Option<&'static Known> {
-    let line = bytes.get(start..)?;
+#[inline(always)]
+pub(super) fn known_at(line: &[u8]) -> Option<Name> {
     let raw = u64::from_le_bytes(*line.first_chunk::<8>()?);
     // The first colon among the eight bytes, if any, by the classic zero-byte test.
     let zero = raw ^ 0x3a3a_3a3a_3a3a_3a3a;
@@ -361,27 +399,17 @@ pub(super) fn known_at(bytes: &[u8], start: usize) -> Option<&'static Known> {
     if colon != 0 {
         // The bytes before it: as many as the name has, for none of them is zero.
         let head = head & (((colon & colon.wrapping_neg()) >> 7) - 1);
-        let known = TABLE.at(TABLE.slots[slot(head)]);
-        return (known.head == head).then_some(known);
+        let known = &KNOWN[place(head, 0)];
+        return (known.head == head).then_some(known.name);
     }
-    let mut at = TABLE.slots[slot(head)];
-    while at != NONE {
-        let known = TABLE.at(at);
-        let len = usize::from(known.len);
-        if known.head == head && len >= 8 && line.get(len) == Some(&b':') {
-            let tail = u64::from_le_bytes(*line[..len].last_chunk::<8>()?) | LOWER;
-            let middle = len <= 16 || line[8..len - 8].eq_ignore_ascii_case(&name_of(at)[8..len - 8]);
-            if tail == known.tail && middle {
-                return Some(known);
-            }
-        }
-        at = known.next;
+    let known = &KNOWN[place(head, line.get(8)? | 0x20)];
+    let len = known.name.colon() as usize;
+    if known.head != head || len < 8 {
+        return None;
     }
-    None
-}
-
-fn name_of(at: u8) -> &'static [u8] {
-    NAMES[usize::from(at)].0.as_bytes()
+    let tail = u64::from_le_bytes(*line.get(len - 7..)?.first_chunk::<8>()?);
+    let middle = || Some(u64::from_le_bytes(*line.get(8..)?.first_chunk::<8>()?) | LOWER);
+    (tail | LOWER_TAIL == known.tail && (len < 16 || middle() == Some(known.middle))).then_some(known.name)
 }
 
 /// Whether header name `a`, as received, is the name `canonical_lower` (long form, lower case): compact forms of `a` are
@@ -408,7 +436,7 @@ mod tests {
 
     #[test]
     fn every_known_name_is_found_in_any_case_and_only_whole() {
-        let found = |line: &str| known_at(line.as_bytes(), 0).map(|known| (known.id, usize::from(known.len)));
+        let found = |line: &str| known_at(line.as_bytes()).map(|name| (name.id(), usize::from(name.len())));
         for (name, id) in NAMES {
             let text = format!("{name}: value of this line\r\n");
             assert_eq!(found(&text), Some((id, name.len())), "{name}");
@@ -470,5 +498,9 @@ mod tests {
             assert_eq!(id.canonical(), *name);
         }
         assert_eq!(HeaderId::Other as usize + 1, HeaderId::COUNT);
+        for (place, (_, id)) in NAMES.iter().enumerate().take(HeaderId::COUNT - 1) {
+            assert_eq!((*id as usize, Name::new(1, 1, *id).id()), (place, *id));
+        }
+        assert_eq!(Name::NONE.id(), HeaderId::Other);
     }
 }

@@ -20,21 +20,40 @@ pub fn number(n: u16, out: &mut Vec<u8>) {
     out.extend_from_slice(&digits[at..]);
 }
 
+/// The digits of each octet, from the left, and how many there are.
+static OCTETS: [[u8; 4]; 256] = {
+    let mut octets = [[0; 4]; 256];
+    let mut octet = 0;
+    while octet < 256 {
+        let (mut digits, mut left) = (0, octet);
+        while digits == 0 || left > 0 {
+            (digits, left) = (digits + 1, left / 10);
+        }
+        let (mut at, mut left) = (digits, octet);
+        while at > 0 {
+            at -= 1;
+            octets[octet][at] = b'0' + (left % 10) as u8;
+            left /= 10;
+        }
+        octets[octet][3] = digits as u8;
+        octet += 1;
+    }
+    octets
+};
+
 /// Appends the address as a Via's `received` has it: IPv6 without brackets (RFC 5118 4.5), IPv4-mapped as IPv4.
 pub fn ip(ip: IpAddr, out: &mut Vec<u8>) {
     match ip.to_canonical() {
         IpAddr::V4(ip) => {
-            let mut text = [b'.'; 16];
+            let mut text = [0; 17];
             let mut len = 0;
             for octet in ip.octets() {
-                let (hundreds, tens, units) = (octet / 100, octet / 10 % 10, octet % 10);
-                text[len] = b'0' + hundreds;
-                len += usize::from(hundreds > 0);
-                text[len] = b'0' + tens;
-                len += usize::from(octet > 9);
-                text[len] = b'0' + units;
-                text[len + 1] = b'.';
-                len += 2;
+                let [digits @ .., more] = OCTETS[usize::from(octet)];
+                text[len..len + 4].copy_from_slice(&[digits[0], digits[1], digits[2], b'.']);
+                // The dot stands behind the digits, however many.
+                len += usize::from(more);
+                text[len] = b'.';
+                len += 1;
             }
             out.extend_from_slice(&text[..len - 1]);
         }

@@ -11,7 +11,7 @@ use memchr::{memchr, memchr_iter, memchr2};
 
 use super::block;
 use super::lex;
-use super::name::{HeaderId, Method, known_at};
+use super::name::{HeaderId, Method, Name, known_at};
 use super::reason::Reason;
 pub use super::view::{Item, View};
 
@@ -22,21 +22,33 @@ pub struct Span {
     pub end: u32,
 }
 
+/// Room for each id that a `Name` can have.
+const IDS: usize = 64;
+
 /// One header field, by its places; its value is `View::value_of`.
 #[derive(Clone, Copy, Debug)]
 pub struct Field {
     start: u32,
-    colon: u32,
     end: u32,
-    name_len: u16,
-    pub id: HeaderId,
+    name: Name,
 }
 
 impl Field {
+    const BLANK: Field = Field { start: 0, end: 0, name: Name::NONE };
+
+    pub fn id(&self) -> HeaderId {
+        self.name.id()
+    }
+
+    #[inline]
+    pub(super) fn is(&self, id: HeaderId) -> bool {
+        self.name.is(id)
+    }
+
     /// The name as received.
     #[inline]
     pub fn name(&self) -> Span {
-        Span { start: self.start, end: self.start + u32::from(self.name_len) }
+        Span { start: self.start, end: self.start + u32::from(self.name.len()) }
     }
 
     /// From the first byte of the name to behind the CRLF that ends the (folded) field.
@@ -48,7 +60,7 @@ impl Field {
     /// The value: without blanks and folds at its ends; folds inside it stay as received.
     #[inline]
     pub(super) fn value<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
-        match &bytes[self.colon as usize + 1..self.end as usize - 2] {
+        match &bytes[(self.start + self.name.colon()) as usize + 1..self.end as usize - 2] {
             // Nearly all: one space before the value, none behind it.
             [b' ', value @ ..] if matches!(value, [first, .., last] if *first > b' ' && *last > b' ') => {
                 value
@@ -81,9 +93,11 @@ impl Default for Limits {
 
 /// The reusable index of one message.
 pub struct Index {
-    pub(super) fields: Vec<Field>,
+    /// Room for fields, and how many there are.
+    lines: Vec<Field>,
+    count: usize,
     /// First field of each known name, or `u16::MAX`. Of `Other` nothing is said, here and in `twice`.
-    pub(super) first: [u16; HeaderId::COUNT],
+    pub(super) first: [u16; IDS],
     /// A bit for each id that occurs more than once.
     pub(super) twice: u64,
     pub(super) start: Start,
@@ -108,8 +122,9 @@ impl Index {
     /// Grows to the most header lines ever seen, and then allocates no more.
     pub fn new() -> Index {
         Index {
-            fields: Vec::with_capacity(64),
-            first: [u16::MAX; HeaderId::COUNT],
+            lines: vec![Field::BLANK; 64],
+            count: 0,
+            first: [u16::MAX; IDS],
             twice: 0,
             start: Start::Request { method: Method::Other, token: Span::default(), uri: Span::default() },
             body: Span::default(),
@@ -154,20 +169,28 @@ impl Index {
         Ok(fault)
     }
 
+    /// The header fields, in order.
+    #[inline]
+    pub(super) fn fields(&self) -> &[Field] {
+        &self.lines[..self.count]
+    }
+
     fn clear(&mut self) {
-        self.fields.clear();
-        self.first = [u16::MAX; HeaderId::COUNT];
+        self.count = 0;
+        self.first = [u16::MAX; IDS];
         self.twice = 0;
     }
 
     /// Indexes the header lines from `from` on and gives the offset behind the empty line.
     fn header_lines(&mut self, bytes: &[u8], from: usize, limit: usize, fault: &mut Option<Reason>) -> usize {
-        let Lines { empty, lone, nul, too_many } = self.find_lines(bytes, from, limit);
+        let Lines { count, empty, lone, nul, too_many } = self.lines(bytes, from, limit);
+        self.count = count;
         if lone {
             fault.get_or_insert(Reason::BadLineEnd);
         }
-        if !self.name_lines(bytes) {
-            self.name_odd_lines(bytes, fault);
+        if !name_lines(&mut self.lines[..count], bytes, &mut self.first, &mut self.twice) {
+            self.fold_lines(bytes, fault);
+            self.note_all();
         }
         match empty {
             Some(cr) => {
@@ -183,86 +206,16 @@ impl Index {
         }
     }
 
-    /// Fills `fields` with the lines as far as the empty one or the limit: where each begins and ends.
-    fn find_lines(&mut self, bytes: &[u8], from: usize, limit: usize) -> Lines {
-        let mut found = Lines { empty: None, lone: false, nul: false, too_many: false };
-        let fields = &mut self.fields;
-        let (mut start, mut base) = (from, from);
-        while let Some(rest) = bytes.get(base..).filter(|rest| !rest.is_empty()) {
-            let mut bits = match rest.first_chunk::<64>() {
-                Some(block) => block::controls(block),
-                None => {
-                    let mut padded = [0xff; 64];
-                    padded[..rest.len()].copy_from_slice(rest);
-                    block::controls(&padded)
-                }
-            };
-            base += 64;
-            while bits != 0 {
-                let at = base - 64 + bits.trailing_zeros() as usize;
-                bits &= bits - 1;
-                if bytes.get(at + 1) != Some(&b'\n') || bytes[at] != b'\r' {
-                    // The LF of a CRLF whose CR closed the block before has been passed: `start` is behind it.
-                    found.nul |= bytes[at] == 0;
-                    found.lone |= bytes[at] == b'\r' || bytes[at] == b'\n' && at >= start;
-                    continue;
-                }
-                // Its LF is not looked at again.
-                bits &= bits.wrapping_sub(1);
-                if at == start {
-                    found.empty = Some(at);
-                    return found;
-                }
-                if fields.len() >= limit.min(usize::from(u16::MAX - 1)) {
-                    found.too_many = true;
-                    return found;
-                }
-                let (at, end) = (start as u32, at as u32 + 2);
-                fields.push(Field { start: at, colon: at, end, name_len: 0, id: HeaderId::Other });
-                start = end as usize;
+    /// Finds the lines; makes room for more where they need it.
+    fn lines(&mut self, bytes: &[u8], from: usize, limit: usize) -> Lines {
+        let limit = limit.min(usize::from(u16::MAX - 1));
+        loop {
+            let room = self.lines.len().min(limit);
+            let lines = find_lines(&mut self.lines[..room], bytes, from);
+            if !lines.too_many || room == limit {
+                return lines;
             }
-        }
-        found
-    }
-
-    /// Names the lines whose names are known. Are there others?
-    fn name_lines(&mut self, bytes: &[u8]) -> bool {
-        let mut all = true;
-        for (place, field) in self.fields.iter_mut().enumerate() {
-            let Some(known) = known_at(bytes, field.start as usize) else {
-                all = false;
-                continue;
-            };
-            field.colon = field.start + u32::from(known.len);
-            field.name_len = u16::from(known.len);
-            field.id = known.id;
-            note(&mut self.first, &mut self.twice, known.id, place);
-        }
-        all
-    }
-
-    /// Names the lines that `name_lines` left: unknown names, folds, faults.
-    fn name_odd_lines(&mut self, bytes: &[u8], fault: &mut Option<Reason>) {
-        let (mut odd, mut known) = (false, false);
-        for field in &mut self.fields {
-            let Span { start, end } = field.line();
-            let line = &bytes[start as usize..end as usize - 2];
-            if field.colon != field.start {
-                continue;
-            }
-            match other_name(line, bytes.len() - start as usize) {
-                Some((id, len, colon)) => {
-                    (field.id, field.name_len, field.colon) = (id, len, start + colon);
-                    known |= id != HeaderId::Other;
-                }
-                None => odd = true,
-            }
-        }
-        if odd {
-            self.fold_lines(bytes, fault);
-        }
-        if odd || known {
-            self.note_all();
+            self.lines.resize(2 * self.lines.len(), Field::BLANK);
         }
     }
 
@@ -272,35 +225,35 @@ impl Index {
         let mut kept = 0;
         // Whether a fold would continue the last field kept.
         let mut open = false;
-        for i in 0..self.fields.len() {
-            let field = self.fields[i];
-            if field.colon != field.start {
-                self.fields[kept] = field;
+        for i in 0..self.count {
+            let field = self.lines[i];
+            if field.name.colon() > 0 {
+                self.lines[kept] = field;
                 (kept, open) = (kept + 1, true);
             } else if !matches!(bytes[field.start as usize], b' ' | b'\t') {
                 open = false;
                 fault.get_or_insert(Reason::BadHeaderLine);
             } else if open {
-                self.fields[kept - 1].end = field.end;
+                self.lines[kept - 1].end = field.end;
             } else if i == 0 {
                 fault.get_or_insert(Reason::BadStartLine);
             }
         }
-        self.fields.truncate(kept);
+        self.count = kept;
     }
 
     fn note_all(&mut self) {
-        self.first = [u16::MAX; HeaderId::COUNT];
+        self.first = [u16::MAX; IDS];
         self.twice = 0;
-        for (place, field) in self.fields.iter().enumerate() {
-            note(&mut self.first, &mut self.twice, field.id, place);
+        for (place, field) in self.lines[..self.count].iter().enumerate() {
+            note(&mut self.first, &mut self.twice, field.name, place);
         }
     }
 
     #[cold]
     fn nuls_are_quoted(&self, bytes: &[u8], end: usize) -> bool {
         let in_head = memchr_iter(0, &bytes[..end]).count();
-        let quoted: usize = self.fields.iter().map(|f| quoted_nuls(f.value(bytes))).sum();
+        let quoted: usize = self.fields().iter().map(|f| quoted_nuls(f.value(bytes))).sum();
         in_head == quoted
     }
 
@@ -361,8 +314,8 @@ impl Index {
         if first == u16::MAX {
             return Ok(None);
         }
-        for field in &self.fields[usize::from(first)..] {
-            if field.id != HeaderId::ContentLength {
+        for field in &self.fields()[usize::from(first)..] {
+            if !field.is(HeaderId::ContentLength) {
                 continue;
             }
             let Some(n) = lex::number(field.value(bytes), u64::from(u32::MAX)) else {
@@ -382,24 +335,87 @@ impl Index {
     /// Leaves only fields that an answer may copy: none with a lone CR or LF or a NUL in it.
     #[cold]
     fn keep_sound_lines(&mut self, bytes: &[u8]) {
-        self.fields.retain(|f| {
-            let line = &bytes[f.line().range()];
+        let mut kept = 0;
+        for i in 0..self.count {
+            let field = self.lines[i];
+            let line = &bytes[field.line().range()];
             let paired = line.windows(2).filter(|w| w == b"\r\n").count();
-            paired == memchr_iter(b'\r', line).count()
+            if paired == memchr_iter(b'\r', line).count()
                 && paired == memchr_iter(b'\n', line).count()
-                && memchr_iter(0, line).count() == quoted_nuls(f.value(bytes))
-        });
+                && memchr_iter(0, line).count() == quoted_nuls(field.value(bytes))
+            {
+                self.lines[kept] = field;
+                kept += 1;
+            }
+        }
+        self.count = kept;
         self.note_all();
     }
 }
 
-#[inline]
-fn note(first: &mut [u16; HeaderId::COUNT], twice: &mut u64, id: HeaderId, place: usize) {
-    let first = &mut first[id as usize];
+/// Fills `lines`, as far as the empty line: where each begins and ends.
+#[inline(never)]
+fn find_lines(lines: &mut [Field], bytes: &[u8], from: usize) -> Lines {
+    let (mut lone, mut nul) = (false, false);
+    let (mut empty, mut too_many) = (None, false);
+    let room = lines.len();
+    let mut free = lines.iter_mut();
+    let (mut start, mut base) = (from, from);
+    'all: while let Some(rest) = bytes.get(base..).filter(|rest| !rest.is_empty()) {
+        let mut bits = match rest.first_chunk::<64>() {
+            Some(block) => block::controls(block),
+            None => last_controls(rest),
+        };
+        while bits != 0 {
+            let at = base + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            if bytes.get(at..at + 2) != Some(b"\r\n") {
+                // The LF of a CRLF whose CR closed the block before has been passed: `start` is behind it.
+                nul |= bytes[at] == 0;
+                lone |= bytes[at] == b'\r' || bytes[at] == b'\n' && at >= start;
+                continue;
+            }
+            // Its LF is not looked at again.
+            bits &= bits.wrapping_sub(1);
+            if at == start {
+                empty = Some(at);
+                break 'all;
+            }
+            let Some(line) = free.next() else {
+                too_many = true;
+                break 'all;
+            };
+            (line.start, line.end) = (start as u32, at as u32 + 2);
+            start = at + 2;
+        }
+        base += 64;
+    }
+    Lines { count: room - free.len(), empty, lone, nul, too_many }
+}
+
+/// Names the lines. False where one has no name of its own: a fold, or a fault.
+#[inline(never)]
+fn name_lines(lines: &mut [Field], bytes: &[u8], first: &mut [u16; IDS], twice: &mut u64) -> bool {
+    let mut all = true;
+    for (place, field) in lines.iter_mut().enumerate() {
+        let line = &bytes[field.start as usize..];
+        field.name = match known_at(line) {
+            Some(name) => name,
+            None => other_name(line, field.end - field.start),
+        };
+        all &= field.name.colon() > 0;
+        note(first, twice, field.name, place);
+    }
+    all
+}
+
+#[inline(always)]
+fn note(first: &mut [u16; IDS], twice: &mut u64, name: Name, place: usize) {
+    let first = &mut first[name.place()];
     if *first == u16::MAX {
         *first = place as u16;
     } else {
-        *twice |= 1 << id as u8;
+        *twice |= 1 << name.place();
     }
 }
 
@@ -427,6 +443,7 @@ impl Span {
 
 /// What `find_lines` found besides them.
 struct Lines {
+    count: usize,
     /// The CR of the empty line.
     empty: Option<usize>,
     /// A CR or an LF that is not half of a CRLF.
@@ -436,18 +453,27 @@ struct Lines {
     too_many: bool,
 }
 
-/// A name that `known_at` does not take: an unknown one, one with blanks before its colon, or one at the very end.
-/// Gives the id, the length of the name, the place of the colon. `left`: how many bytes of the message there are from the
-/// line on.
-fn other_name(line: &[u8], left: usize) -> Option<(HeaderId, u16, u32)> {
-    let colon = memchr(b':', line)?;
+/// A name that `known_at` does not take: an unknown one, one with blanks before its colon, or one at the very end; or that
+/// there is none. `rest` is the message from the line on, `len` the line's length with its CRLF.
+#[inline(never)]
+fn other_name(rest: &[u8], len: u32) -> Name {
+    let line = &rest[..len as usize - 2];
+    let Some(colon) = lex::place(b':', line) else { return Name::NONE };
     let name = lex::trim_end(&line[..colon]);
-    if !lex::is_token(name) {
-        return None;
+    if !lex::is_token(name) || name.len() > usize::from(u16::MAX) {
+        return Name::NONE;
     }
-    let certain = name.len() == colon && left >= 32;
+    let certain = name.len() == colon && rest.len() >= 32;
     let id = if certain { HeaderId::Other } else { HeaderId::of(name) };
-    Some((id, u16::try_from(name.len()).ok()?, colon as u32))
+    Name::new(colon as u32, name.len() as u16, id)
+}
+
+/// As `block::controls`, of fewer than 64 bytes.
+#[inline(never)]
+fn last_controls(rest: &[u8]) -> u64 {
+    let mut padded = [0xff; 64];
+    padded[..rest.len()].copy_from_slice(rest);
+    block::controls(&padded)
 }
 
 /// `start..end` without blanks at its ends (within one line).

@@ -146,6 +146,9 @@ const FIRST: [&[u8; 4]; 4] = [b"QRST", b"UVWX", b"YZab", b"cdef"];
 /// IPv6 address to call), and a little more.
 const MAX: usize = 160;
 const MAC: usize = 8;
+/// Room for a token and for what binds it, unless that is very long.
+const ROOM: usize = 256;
+const _: () = assert!(MAX + base64url::SLACK <= ROOM && MAX <= 180);
 
 /// The keys: up to 16, the first signs, all verify (SPEC 3.1).
 #[derive(Clone)]
@@ -174,29 +177,23 @@ impl Ring {
         SipHasher13::new_with_key(&self.keys[self.signing as usize].unwrap_or_default()).hash(text)
     }
 
-    fn mac(&self, id: u8, payload: &[u8], binding: &[u8]) -> Option<u64> {
-        let hasher = SipHasher24::new_with_key(self.keys[(id & 15) as usize].as_ref()?);
-        if binding.is_empty() {
-            return Some(hasher.hash(payload));
+    /// The MAC of the first `len` bytes of `room` and the binding, which is written behind them where it fits: in one piece it
+    /// takes half as long as in two.
+    fn mac(&self, id: u8, room: &mut [u8; ROOM], len: usize, binding: &[u8]) -> Option<u64> {
+        let mut hasher = SipHasher24::new_with_key(self.keys[(id & 15) as usize].as_ref()?);
+        if let Some(behind) = room.get_mut(len..len + binding.len()) {
+            behind.copy_from_slice(binding);
+            return Some(hasher.hash(&room[..len + binding.len()]));
         }
-        // In one piece it takes half as long as in two.
-        let mut both = [0; 2 * MAX];
-        let len = payload.len() + binding.len();
-        if let Some(both) = both.get_mut(..len) {
-            both[..payload.len()].copy_from_slice(payload);
-            both[payload.len()..].copy_from_slice(binding);
-            return Some(hasher.hash(both));
-        }
-        let mut hasher = hasher;
-        hasher.write(payload);
+        hasher.write(&room[..len]);
         hasher.write(binding);
         Some(hasher.finish())
     }
 
     fn seal(&self, mut w: Writer, binding: &[u8], out: &mut Vec<u8>) {
-        let mac = self.mac(self.signing, &w.bytes[..w.len], binding).unwrap_or_default();
+        let mac = self.mac(self.signing, &mut w.bytes, w.len, binding).unwrap_or_default();
         w.put(&mac.to_be_bytes());
-        base64url::encode(&w.bytes[..w.len], out);
+        base64url::encode(&w.bytes, w.len, out);
     }
 
     /// Decodes the text, checks form and MAC; hands the payload behind its first two bytes to `read`, which must use it up.
@@ -208,30 +205,31 @@ impl Ring {
         binding: &[u8],
         read: impl FnOnce(&mut Reader<'_>) -> Option<T>,
     ) -> Result<(u8, u8, T), Fault> {
-        let mut bytes = [0u8; MAX];
-        // A text as long as no token of ours is none; the bound also keeps the decoder inside `bytes`.
+        // A text as long as no token of ours is none; the bound also keeps the decoder inside `room`.
         if text.len() < 24 || text.len() > MAX * 4 / 3 || !FIRST[usize::from(kind)].contains(&text[0]) {
             return Err(Fault::Foreign);
         }
-        let n = base64url::decode(text, &mut bytes).ok_or(Fault::Foreign)?;
-        let (payload, mac) = bytes[..n].split_at(n - MAC);
-        let first = payload[0];
+        let mut room = [0u8; ROOM];
+        let n = base64url::decode(text, &mut room).ok_or(Fault::Foreign)?;
+        let (payload, mac) = room[..n].split_last_chunk::<MAC>().ok_or(Fault::Foreign)?;
+        let got = u64::from_be_bytes(*mac);
+        let (len, [first, router, body @ ..]) = (payload.len(), payload) else { return Err(Fault::Foreign) };
+        let (first, router) = (*first, *router);
         if first >> 6 != VERSION || (first >> 4) & 3 != kind {
             return Err(Fault::Foreign);
         }
-        let mut reader = Reader { rest: &payload[2..] };
+        let mut reader = Reader { rest: body };
         let value = read(&mut reader).filter(|_| reader.rest.is_empty()).ok_or(Fault::Foreign)?;
         let key_id = first & 15;
-        let expected = self.mac(key_id, payload, binding).ok_or(Fault::UnknownKey)?;
-        let got = u64::from_be_bytes(mac.try_into().map_err(|_| Fault::Foreign)?);
+        let expected = self.mac(key_id, &mut room, len, binding).ok_or(Fault::UnknownKey)?;
         if expected != got {
             return Err(Fault::Forged);
         }
-        Ok((payload[1], key_id, value))
+        Ok((router, key_id, value))
     }
 
     fn start(&self, kind: u8, router: u8) -> Writer {
-        let mut w = Writer { bytes: [0; MAX], len: 0 };
+        let mut w = Writer::new();
         w.put(&[VERSION << 6 | kind << 4 | self.signing, router]);
         w
     }
@@ -360,7 +358,7 @@ pub fn tag_hash(tag: &[u8]) -> u32 {
 
 /// A 32-bit hash of where a response to a client-bound request must come from: listener and remote address, or connection.
 pub fn flow_hash(flow: &Flow) -> u32 {
-    let mut w = Writer { bytes: [0; MAX], len: 0 };
+    let mut w = Writer::new();
     w.flow(&flow.without_local(), 0);
     xxhash_rust::xxh3::xxh3_64_with_seed(&w.bytes[..w.len], 0x7469_6469_6e67_7302) as u32
 }
@@ -372,11 +370,16 @@ const V6: u8 = 1 << 5;
 const LOCAL: u8 = 1 << 4;
 
 struct Writer {
-    bytes: [u8; MAX],
+    bytes: [u8; ROOM],
     len: usize,
 }
 
 impl Writer {
+    #[inline]
+    fn new() -> Writer {
+        Writer { bytes: [0; ROOM], len: 0 }
+    }
+
     fn put(&mut self, part: &[u8]) {
         self.bytes[self.len..self.len + part.len()].copy_from_slice(part);
         self.len += part.len();

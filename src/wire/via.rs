@@ -3,7 +3,7 @@
 //! Says what is written; which of `received`, `rport` and sent-by an answer follows is decided when the request is
 //! forwarded (SPEC 3.6).
 
-use super::lex::{self, Cursor};
+use super::lex::{self, Cursor, Param};
 use super::uri::HostPort;
 
 #[derive(Clone, Copy, Debug)]
@@ -24,8 +24,14 @@ pub struct Via<'a> {
 impl<'a> Via<'a> {
     /// One value, as `View::items` gives them.
     pub fn parse(value: &'a [u8]) -> Option<Via<'a>> {
-        let whole = lex::trim(value);
-        let mut cursor = Cursor::new(whole);
+        let value = lex::trim(value);
+        Via::first(value).filter(|via| via.whole.len() == value.len())
+    }
+
+    /// The first of the values that stand in one line, with commas between them.
+    pub fn first(value: &'a [u8]) -> Option<Via<'a>> {
+        let value = lex::trim(value);
+        let mut cursor = Cursor::new(value);
         match cursor.skip(b"SIP/2.0/") {
             Some(()) => _ = cursor.skip_lws(),
             None => protocol(&mut cursor)?,
@@ -35,30 +41,54 @@ impl<'a> Via<'a> {
             return None;
         }
         let sent_by = sent_by(&mut cursor)?;
-        let mut via = Via { transport, sent_by, branch: &whole[..0], received: None, rport: None, whole };
-        cursor.params(|param| {
-            // A parameter twice would let two readers answer to two places.
-            if param.is(b"branch") {
-                if !via.branch.is_empty() {
-                    return None;
+        let none = &value[..0];
+        let mut via = Via { transport, sent_by, branch: none, received: None, rport: None, whole: value };
+        while !cursor.at_end() {
+            // As nearly all write them.
+            if via.branch.is_empty()
+                && let Some(branch) = cursor.value_behind(b";branch=")
+            {
+                via.branch = branch;
+            } else if via.rport.is_none()
+                && let Some(name) = cursor.flag(b";rport")
+            {
+                via.rport = Some((&name[1..], None));
+            } else {
+                cursor.skip_lws();
+                if cursor.peek() == Some(b',') {
+                    via.whole = lex::trim_end(&value[..value.len() - cursor.rest().len()]);
+                    break;
                 }
-                via.branch = param.value?;
-            } else if param.is(b"received") {
-                if via.received.replace(param.value?).is_some() {
-                    return None;
-                }
-            } else if param.is(b"rport") {
-                let value = param.value.filter(|value| !value.is_empty());
-                if let Some(value) = value {
-                    HostPort::port(value)?;
-                }
-                if via.rport.replace((param.name, value)).is_some() {
-                    return None;
+                match cursor.next_param()? {
+                    Some(param) => via.take(&param)?,
+                    None => break,
                 }
             }
-            Some(())
-        })?;
+        }
         Some(via)
+    }
+
+    /// A parameter in whatever form. `None`: it may not stand there, or not twice (two readers would answer to two places).
+    fn take(&mut self, param: &Param<'a>) -> Option<()> {
+        if param.is(b"branch") {
+            if !self.branch.is_empty() {
+                return None;
+            }
+            self.branch = param.value?;
+        } else if param.is(b"received") {
+            if self.received.replace(param.value?).is_some() {
+                return None;
+            }
+        } else if param.is(b"rport") {
+            let value = param.value.filter(|value| !value.is_empty());
+            if let Some(value) = value {
+                HostPort::port(value)?;
+            }
+            if self.rport.replace((param.name, value)).is_some() {
+                return None;
+            }
+        }
+        Some(())
     }
 }
 

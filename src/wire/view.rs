@@ -71,7 +71,7 @@ impl<'a> View<'a> {
     /// Offset of the first header line.
     #[inline]
     pub fn header_start(self) -> u32 {
-        self.index.fields.first().map_or(self.index.body.start, |f| f.line().start)
+        self.index.fields().first().map_or(self.index.body.start, |f| f.line().start)
     }
 
     /// Offset behind the body.
@@ -83,12 +83,12 @@ impl<'a> View<'a> {
     /// All header fields, in order.
     #[inline]
     pub fn fields(self) -> &'a [Field] {
-        &self.index.fields
+        self.index.fields()
     }
 
     #[inline]
     pub fn first(self, id: HeaderId) -> Option<&'a Field> {
-        self.index.fields.get(usize::from(self.index.first[id as usize]))
+        self.index.fields().get(usize::from(self.index.first[id as usize]))
     }
 
     /// Whether there is more than one field of this name.
@@ -101,13 +101,13 @@ impl<'a> View<'a> {
     #[inline]
     pub fn all(self, id: HeaderId) -> impl Iterator<Item = (usize, &'a Field)> {
         let from = usize::from(self.index.first[id as usize]);
-        let to = match self.index.fields.len() {
+        let to = match self.index.fields().len() {
             len if from >= len => from,
             len if self.is_repeated(id) => len,
             _ => from + 1,
         };
-        let fields = self.index.fields.get(from..to).unwrap_or_default();
-        fields.iter().enumerate().filter(move |(_, f)| f.id == id).map(move |(i, f)| (from + i, f))
+        let fields = self.index.fields().get(from..to).unwrap_or_default();
+        fields.iter().enumerate().filter(move |(_, f)| f.is(id)).map(move |(i, f)| (from + i, f))
     }
 
     /// The value of the first field of this id.
@@ -118,7 +118,7 @@ impl<'a> View<'a> {
 
     /// Every field of the name `canonical_lower` (long form, lower case), known or not, compact form or not.
     pub fn named(self, canonical_lower: &[u8]) -> impl Iterator<Item = (usize, &'a Field)> {
-        let fields = self.index.fields.iter().enumerate();
+        let fields = self.index.fields().iter().enumerate();
         fields.filter(move |(_, f)| same_name(self.of(f.name()), canonical_lower))
     }
 
@@ -126,7 +126,7 @@ impl<'a> View<'a> {
     #[inline]
     pub fn items(self, id: HeaderId) -> Items<'a> {
         let field = usize::from(self.index.first[id as usize]);
-        let rest = self.index.fields.get(field).map(|f| self.value_of(f));
+        let rest = self.index.fields().get(field).map(|f| self.value_of(f));
         Items { view: self, id, repeated: self.is_repeated(id), rest, field, first: true }
     }
 
@@ -181,7 +181,7 @@ impl<'a> Iterator for Items<'a> {
                 return None;
             }
             let behind = self.view.fields().get(self.field + 1..)?;
-            let step = behind.iter().position(|f| f.id == self.id)?;
+            let step = behind.iter().position(|f| f.is(self.id))?;
             self.field += step + 1;
             self.rest = Some(self.view.value_of(&behind[step]));
             self.first = true;

@@ -32,9 +32,23 @@ impl Kamailio {
         Kamailio::start_over("tcp", address)
     }
 
+    /// The same over TLS, with this certificate and key; whom it calls must be signed by `ca`.
+    #[track_caller]
+    pub fn start_tls(address: &str, certificate: &Path, key: &Path, ca: &Path) -> Kamailio {
+        let define = |name: &str, file: &Path| format!("{name}=\"{}\"", file.display());
+        let (certificate, key, ca) =
+            (define("CERTIFICATE", certificate), define("PRIVATE_KEY", key), define("CA", ca));
+        let more = ["-A", "WITH_TLS", "-A", &certificate, "-A", &key, "-A", &ca];
+        Kamailio::wait(Kamailio::start_with(&[], "tls", address, &more), "tls", address)
+    }
+
     #[track_caller]
     fn start_over(transport: &str, address: &str) -> Kamailio {
-        let mut kamailio = Kamailio::start_by(&[], transport, address);
+        Kamailio::wait(Kamailio::start_by(&[], transport, address), transport, address)
+    }
+
+    #[track_caller]
+    fn wait(mut kamailio: Kamailio, transport: &str, address: &str) -> Kamailio {
         let bound: SocketAddr = address.parse().expect("an address of the test's");
         kamailio.process.wait_bound(transport, bound, Duration::from_secs(10));
         kamailio
@@ -43,6 +57,11 @@ impl Kamailio {
     /// Starts it by a command that runs its arguments, such as `unshare --net`, and does not wait.
     #[track_caller]
     pub fn start_by(runner: &[&str], transport: &str, address: &str) -> Kamailio {
+        Kamailio::start_with(runner, transport, address, &[])
+    }
+
+    #[track_caller]
+    fn start_with(runner: &[&str], transport: &str, address: &str, more: &[&str]) -> Kamailio {
         let dir = TempDir::new("kamailio");
         // The empty tables that Debian's package brings.
         for table in ["version", "presentity", "active_watchers", "watchers", "xcap", "pua"] {
@@ -54,13 +73,14 @@ impl Kamailio {
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/kamailio.cfg");
         let words = [runner, &["kamailio"]].concat();
         let mut command = Command::new(words[0]);
-        let param = if transport == "tcp" { ";transport=tcp" } else { "" };
+        let param = if transport == "udp" { String::new() } else { format!(";transport={transport}") };
         command.args(&words[1..]).arg("-f").arg(config);
         command.args(["-A", &format!("ADDRESS=\"sip:{address}{param}\"")]);
         command.args(["-A", &format!("DB_URL=\"text://{}\"", dir.path().display())]);
-        if transport == "tcp" {
+        if transport != "udp" {
             command.args(["-A", "WITH_TCP"]);
         }
+        command.args(more);
         command.args(["-l", &format!("{transport}:{address}"), "-DD", "-E", "-m", "64", "-M", "8"]);
         command.arg("-Y").arg(dir.path()).arg("-w").arg(dir.path());
         let process =

@@ -3,10 +3,11 @@
 use std::{
     io::ErrorKind,
     net::{SocketAddr, ToSocketAddrs, UdpSocket},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use super::{tcp::Tcp, text};
+use super::{pki, tcp::Tcp, text};
 
 /// How long an answer on loopback may take before the test fails.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -56,8 +57,17 @@ impl Party {
     pub fn bind_tls(address: impl ToSocketAddrs + std::fmt::Debug) -> Party {
         let mut addresses = address.to_socket_addrs().expect("an address of the test's");
         let address = addresses.next().expect("an address of the test's");
-        let tcp =
-            Tcp::bind_secure(address).unwrap_or_else(|error| panic!("cannot bind {address}/tls: {error}"));
+        Party::bind_tls_with(address, pki::party(address.ip()))
+    }
+
+    /// The same with what the test says: as a client, as a server.
+    #[track_caller]
+    pub fn bind_tls_with(
+        address: SocketAddr,
+        credentials: (Arc<rustls::ClientConfig>, Arc<rustls::ServerConfig>),
+    ) -> Party {
+        let tcp = Tcp::bind_with(address, Some(credentials))
+            .unwrap_or_else(|error| panic!("cannot bind {address}/tls: {error}"));
         Party { address: tcp.address(), wire: Wire::Tls(tcp) }
     }
 

@@ -15,7 +15,8 @@ use super::wait_for;
 fn package_of(program: &str) -> Option<&'static str> {
     match program {
         "sipp" => Some("sip-tester"),
-        "kamailio" => Some("kamailio kamailio-presence-modules"),
+        "kamailio" => Some("kamailio kamailio-presence-modules kamailio-tls-modules"),
+        "/usr/sbin/haproxy" => Some("haproxy"),
         "/usr/sbin/dnsmasq" => Some("dnsmasq-base"),
         _ => None,
     }

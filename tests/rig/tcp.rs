@@ -20,7 +20,7 @@ use socket2::{Domain, Socket, Type};
 
 type Open = Arc<Mutex<BTreeMap<SocketAddr, Line>>>;
 /// What it shows and trusts, where it speaks TLS.
-type Credentials = Option<(Arc<ClientConfig>, Arc<ServerConfig>)>;
+pub type Credentials = Option<(Arc<ClientConfig>, Arc<ServerConfig>)>;
 
 /// One connection, for whoever writes and for the one who reads.
 #[derive(Clone)]
@@ -114,11 +114,7 @@ impl Tcp {
         Tcp::bind_with(address, None)
     }
 
-    pub fn bind_secure(address: SocketAddr) -> std::io::Result<Tcp> {
-        Tcp::bind_with(address, Some(super::pki::party(address.ip())))
-    }
-
-    fn bind_with(address: SocketAddr, credentials: Credentials) -> std::io::Result<Tcp> {
+    pub fn bind_with(address: SocketAddr, credentials: Credentials) -> std::io::Result<Tcp> {
         let listener = socket(address)?;
         listener.listen(64)?;
         let address = listener.local_addr()?.as_socket().expect("an IP address");

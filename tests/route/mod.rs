@@ -17,7 +17,7 @@ use tidings::{
     live::{Dns, Registry},
     route::{self, Context, Facts, Pools, Rules, Source, Table, compile},
     stats::SeriesRegistry,
-    wire::{Index, Limits, Method, Start, Transport, Uri, inspect},
+    wire::{Event, HeaderId, Index, Limits, Method, Start, Transport, Uri, inspect},
 };
 
 /// A request as it stands before the rules.
@@ -112,6 +112,7 @@ impl Sent {
             method_token: view.of(token),
             ruri: view.of(uri),
             uri: &Uri::parse(view.of(uri)).unwrap_or_else(|| panic!("no URI: {}", self.ruri)),
+            package: view.value(HeaderId::Event).and_then(Event::parse).map(|event| event.package),
             source,
             peer: self.peer,
             listener: self.listener,

@@ -87,7 +87,7 @@ impl Message {
         };
         let fields = view.fields().iter().map(|field| {
             let name = match view.of(field.name()) {
-                [_] if field.id != HeaderId::Other => field.id.canonical().to_owned(),
+                [_] if field.id() != HeaderId::Other => field.id().canonical().to_owned(),
                 name => text(name),
             };
             (name, text(view.value_of(field)).replace("\r\n", ""))

@@ -437,11 +437,11 @@ handshakes = 0
             "9:1: this listener has no certificate: certificate = \"sip.pem\" and private_key = \"sip.key\", here or in [tls]",
             "12:15: certificate without private_key",
             "16:83: private_key without certificate",
-            "16:96: unknown key \"key\" in certificates, did you mean \"private_key\"?",
+            "16:96: unknown key \"key\" in certificates",
             "17:23: client_certificates: unknown \"requird\", did you mean \"required\"? (off, optional, required)",
             "22:23: client_certificates: client_ca = \"ca.pem\" must say who signs them",
             "24:23: backend_certificate without backend_private_key",
-            "25:1: unknown key \"ca\" in [tls], did you mean \"client_ca\"?",
+            "25:1: unknown key \"ca\" in [tls]",
             "27:18: handshake_time: less than 1 s",
             "28:14: handshakes: \"0\" is not between 1 and 16777216",
         ]

@@ -624,7 +624,10 @@ impl Streams {
             Reason::ConnectFailed | Reason::Reset if connection.dialed => Fault::Refused,
             _ => Fault::Closed,
         });
-        if connection.dialed && matches!(connection.stage, Stage::Connecting | Stage::Handshake) {
+        // In TLS 1.3 a backend refuses our certificate once we take the handshake for done.
+        let unheard = matches!(reason, Reason::Tls(_)) && !connection.spoken;
+        if connection.dialed && (unheard || matches!(connection.stage, Stage::Connecting | Stage::Handshake))
+        {
             self.failed.insert((listener, connection.peer), (now.mono_ms + PAUSE_MS, why));
         }
         let (output, sent) = connection.unsent();
