@@ -28,8 +28,8 @@ const ROUTER: &str = "127.6.0.12:15060";
 const PHONES: &str = "127.6.0.1:15061";
 const PBX: &str = "127.6.0.2:15062";
 
-const SETTINGS: &str =
-    "[[listen]]\nname = \"bench\"\ntransport = \"udp\"\naddress = \"127.6.0.12:15060\"\nside = \"both\"\n";
+const SETTINGS: &str = "[[listen]]\nname = \"bench\"\ntransport = \"udp\"\naddress = \"127.6.0.12:15060\"\nside = \"both\"\n\
+     [protection]\nnew_dialogs = 1000000\nnew_dialogs_burst = 1000000\n";
 
 /// That of the relay bench.
 const TABLE: &str = r#"

@@ -4,11 +4,12 @@
 //! message. The way of a message: **receive** a batch into buffers of ours, **step** each of its messages (inspect,
 //! decide, rewrite: `forward`), **send** what they left in the outbox, one sendmmsg per socket. What cannot be sent goes
 //! back into the step as `Undeliverable`. Reading stops while a tail is unsent: the kernel buffers, nothing is lost. What is
-//! particular to streams is in `link`.
+//! particular to streams is in `link`; whether the core keeps up says `pace`.
 //!
 //! Not for: deciding anything about SIP (`forward`), making sockets (`net::udp`), starting and stopping the program (`cli`).
 
 mod link;
+mod pace;
 
 use std::{
     io,
@@ -23,8 +24,14 @@ use std::{
     time::Duration,
 };
 
-pub use self::link::Links;
-use self::link::{LISTENERS, Link};
+use self::{
+    link::{LISTENERS, Link},
+    pace::Pace,
+};
+pub use self::{
+    link::{Links, owner},
+    pace::Patience,
+};
 
 use arc_swap::{ArcSwap, Cache};
 use mio::{Events, Interest, Poll, Token, Waker, unix::SourceFd};
@@ -33,12 +40,13 @@ use crate::{
     forward::{Arrival, Core, Fault, Input, Outbox, Target},
     live::Now,
     net::{
+        inbox::{self, Inbox},
         sys,
         udp::{BATCH, Datagram, Inbound, Outbound, Socket, is_unreachable},
     },
     route::Table,
     stats::{CoreStats, Counter, Gauge},
-    wire::Transport,
+    wire::{Reason, Transport},
 };
 
 /// Batches that one socket may bring in one turn, before the others have theirs.
@@ -67,6 +75,16 @@ pub trait Step: Send + 'static {
     fn host_of(_table: &Self::Table, _to: SocketAddr) -> Option<&str> {
         None
     }
+
+    /// Why nothing is taken from this peer, where that is so.
+    fn bars(&self, _now: Now, _table: &Self::Table, _arrival: &Arrival) -> Option<Reason> {
+        None
+    }
+
+    /// Another one whenever somebody who is connected already may have been barred.
+    fn bars_version(&self) -> u64 {
+        0
+    }
 }
 
 impl Step for Core {
@@ -80,6 +98,14 @@ impl Step for Core {
         let at = table.pools.by_address(to, Transport::Tls)?;
         std::str::from_utf8(&table.pools.backend(at).host).ok()
     }
+
+    fn bars(&self, now: Now, table: &Table, arrival: &Arrival) -> Option<Reason> {
+        Core::bars(self, now, table, arrival)
+    }
+
+    fn bars_version(&self) -> u64 {
+        Core::bars_version(self)
+    }
 }
 
 /// What a worker is made of.
@@ -91,6 +117,10 @@ pub struct Launch<S: Step = Core> {
     pub sockets: Vec<(u8, Socket)>,
     /// Streams, where there are stream listeners.
     pub links: Option<Links>,
+    /// By core: what each is to send that others have for it. None where nobody has anything.
+    pub inboxes: Arc<[Inbox]>,
+    /// When the core is told that it is behind; `None`: never.
+    pub patience: Option<Patience>,
     pub core: S,
     pub table: Arc<ArcSwap<S::Table>>,
     pub stats: Arc<CoreStats>,
@@ -115,8 +145,8 @@ struct Shared {
 pub fn spawn<S: Step>(launch: Launch<S>) -> io::Result<Worker> {
     let poll = Poll::new()?;
     let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
-    if let Some(links) = &launch.links {
-        links.inboxes[launch.index].set_waker(waker.clone());
+    if let Some(inbox) = launch.inboxes.get(launch.index) {
+        inbox.set_waker(waker.clone());
     }
     let shared = Arc::new(Shared::default());
     for (i, (_, socket)) in launch.sockets.iter().enumerate() {
@@ -197,6 +227,13 @@ struct Lane<S: Step> {
     shared: Arc<Shared>,
     ports: Vec<Port>,
     link: Option<Link>,
+    index: usize,
+    inboxes: Arc<[Inbox]>,
+    /// What was taken from our inbox, and scratch.
+    handed: inbox::Batch,
+    pace: Option<Pace>,
+    /// `Step::bars_version` by which those who are connected were last looked at.
+    barred: u64,
     /// Place in `ports` by listener index.
     by_listener: [u8; 256],
     core: S,
@@ -242,12 +279,20 @@ impl<S: Step> Lane<S> {
         let mut cache = Cache::new(launch.table);
         let table = cache.load().clone();
         let now = crate::net::now();
-        let link = launch.links.map(|links| Link::new(links, poll.registry(), now)).transpose()?;
+        let link = launch
+            .links
+            .map(|links| Link::new(links, launch.inboxes.clone(), poll.registry(), now))
+            .transpose()?;
         Ok(Lane {
             poll,
             shared,
             ports: ports.collect(),
             link,
+            index: launch.index,
+            inboxes: launch.inboxes,
+            handed: inbox::Batch::default(),
+            pace: launch.patience.map(|patience| Pace::new(patience, now.mono_ms)),
+            barred: 0,
             by_listener,
             core: launch.core,
             cache,
@@ -310,14 +355,28 @@ impl<S: Step> Lane<S> {
         let tick = self.next_tick_ms.saturating_sub(self.now.mono_ms);
         if self.is_held() {
             tick.min(HELD_MS)
-        } else if self.batch.at < self.inbound.len()
-            || self.ports.iter().any(|p| p.ready || p.errors)
-            || self.link.as_ref().is_some_and(Link::is_ready)
-        {
+        } else if self.waits() {
             0
         } else {
             tick
         }
+    }
+
+    /// Something is left to be done at once, or a tail keeps us from it.
+    fn waits(&self) -> bool {
+        self.is_held()
+            || self.batch.at < self.inbound.len()
+            || self.ports.iter().any(|p| p.ready || p.errors)
+            || self.link.as_ref().is_some_and(Link::is_ready)
+    }
+
+    /// The turn could not do all that there was. Of connections a few that always have something are no arrears, since they
+    /// take turns with all others; nor are those who wait at the door.
+    fn is_in_arrears(&self) -> bool {
+        self.is_held()
+            || self.batch.at < self.inbound.len()
+            || self.ports.iter().any(|port| port.ready)
+            || self.link.as_ref().is_some_and(|link| link.streams.is_crowded())
     }
 
     /// A tail is unsent, so nothing more is read.
@@ -347,6 +406,10 @@ impl<S: Step> Lane<S> {
             }
         }
         self.turn_streams();
+        let arrears = self.is_in_arrears();
+        if let Some(behind) = self.pace.as_mut().and_then(|pace| pace.turned(self.now.mono_ms, arrears)) {
+            self.core.step(self.now, &self.table, Input::Behind(behind), &mut self.outbox);
+        }
     }
 
     fn tick(&mut self) {

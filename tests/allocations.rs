@@ -17,10 +17,10 @@ use std::{
 use tidings::{
     config::{self, Settings},
     forward::{Arrival, Core, Fault, Input, Outbox, Setup, Shared, Target},
-    live::{Dns, Now, Registry},
+    live::{Dns, Now, Registry, Seen, Stay, Users},
     route::{Context, Table, compile},
     stats::{CoreStats, SeriesRegistry},
-    wire::token::Ring,
+    wire::token::{FlowId, Ring},
 };
 
 #[allow(dead_code)] // the bench reads more of them
@@ -73,6 +73,11 @@ const SETTINGS: &str = r#"
 name = "all"
 transport = "udp"
 address = "127.6.1.12:15060"
+
+# As much as one party here sends: what counts it is to be counted too.
+[protection]
+new_dialogs_burst = 1000000
+malformed_burst = 1000000
 "#;
 
 /// Every kind of look-up that a rule can ask for.
@@ -320,4 +325,28 @@ fn ticks_and_what_cannot_be_delivered_allocate_nothing() {
         }
     }
     assert_eq!(rig.allocations, 0, "allocations in {} steps", rig.steps);
+}
+
+/// SPEC 9.9: a refresh of one who is on a connection already, by whatever method.
+#[test]
+fn who_is_on_a_connection_already_costs_no_allocation() {
+    let users = Users::new(100, 4);
+    let id = FlowId { router: 0, boot: 1, core: 0, slot: 7, generation: 1 };
+    let seen = Seen {
+        aor: b"1000@example.com",
+        uri: b"sip:1000@example.com",
+        contact: b"sip:1000@10.0.0.1",
+        instance: 3,
+        registers: false,
+    };
+    let mut refresh = |mono_ms| {
+        let now = Now { mono_ms, unix_s: 0 };
+        assert!(users.see(id, &seen, now));
+        users.confirm(id, seen.aor, (Stay::Subscription(1), 600), None, now);
+        users.confirm(id, seen.aor, (Stay::Registration, 600), None, now);
+    };
+    refresh(1);
+    let before = ALLOCATIONS.get();
+    (2..1000).for_each(&mut refresh);
+    assert_eq!(ALLOCATIONS.get() - before, 0);
 }

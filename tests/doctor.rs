@@ -171,3 +171,27 @@ fn a_buffer_beyond_the_maximum_fails() {
     assert_eq!(buffer["mend"], format!("sysctl -w net.core.rmem_max=\"{}\"", 1 << 30));
     assert_eq!(check(&all, "net.core.wmem_max")["verdict"], "ok");
 }
+
+/// A certificate that phones will refuse, or a key that others can read, is told before it matters.
+#[test]
+fn certificates_are_looked_at() {
+    let dir = TempDir::new("pki");
+    let told = |issued: rig::pki::Issued| {
+        let (certificate, key) = issued.write(&dir, "sip");
+        let listen = format!(
+            "[[listen]]\nname = \"secure\"\ntransport = \"tls\"\naddress = \"127.62.17.1:5061\"\n\
+             certificate = {certificate:?}\nprivate_key = {key:?}\n"
+        );
+        let all = checks(&doctor(&[], &settings(17, &listen), true));
+        assert_eq!(check(&all, "listener secure")["verdict"], "ok", "{all:#}");
+        check(&all, "certificates").clone()
+    };
+    let good = told(rig::pki::authority().issue(&["sip.example.com"]));
+    assert_eq!(good["verdict"], "ok", "{good}");
+    let old = rig::pki::authority().issue_with(&["sip.example.com"], |params| {
+        params.not_after = rcgen::date_time_ymd(2002, 1, 1);
+    });
+    let old = told(old);
+    assert_eq!(old["verdict"], "warn", "{old}");
+    assert!(old["why"].as_str().is_some_and(|why| why.contains("sip.pem: expired ")), "{old}");
+}

@@ -83,12 +83,14 @@ fn launch(
         sources: Arc::new(Sources::new(limits)),
         stats: stats.clone(),
     };
-    let links = Links { listeners: Vec::new(), addresses: vec![address], ground, inboxes: inboxes.clone() };
+    let links = Links { listeners: Vec::new(), addresses: vec![address], ground };
     let launch = Launch {
         index,
         pin: false,
         sockets,
         links: Some(links),
+        inboxes: inboxes.clone(),
+        patience: None,
         core: Script { stats: stats.clone(), times },
         table: Arc::new(ArcSwap::from_pointee(1)),
         stats: stats.clone(),

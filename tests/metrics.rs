@@ -12,7 +12,8 @@ use tidings::{
 };
 
 /// Series that the exporter is given by control (tests/metrics_live.rs sees control drive them).
-const SAMPLED: [&str; 9] = [
+const SAMPLED: [&str; 10] = [
+    names::OVERLOAD_BEHIND_LIMIT.name,
     names::BACKEND_CALLS.name,
     names::CONNECTIONS.name,
     names::BACKEND_STATE.name,

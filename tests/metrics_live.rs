@@ -2,7 +2,8 @@
 //!
 //! At the end every declared metric must have a series above zero. Some cannot be provoked from outside or with one worker:
 //! tests/udp.rs drives a panic of a worker and a socket that takes no more, tests/links.rs what one core hands to another.
-//! A host with too many addresses needs a DNS server: tests/names.rs has one.
+//! A host with too many addresses needs a DNS server: tests/names.rs has one. Requests of our own, flow events and keep-alives
+//! are driven in tests/flow_events.rs; tests/protection has a worker that is behind.
 
 use std::{
     io::{Read, Write},
@@ -23,12 +24,32 @@ use tidings::{
 const ROUTER: &str = "127.61.1.1:5060";
 const SECURE: &str = "127.61.1.1:5061";
 const PBX: &str = "127.61.1.11:5060";
-const NOT_FROM_OUTSIDE: [&str; 5] = [
+const NOT_FROM_OUTSIDE: [&str; 25] = [
+    names::OVERLOADED.name,
+    names::OVERLOADS.name,
     names::TURN_PANICS.name,
     names::SEND_BLOCKED.name,
     names::DNS_ADDRESSES_DROPPED.name,
     names::HANDED_OVER.name,
     names::HAND_OVER_FULL.name,
+    names::CONNECTION_USERS.name,
+    names::CONNECTION_USERS_DROPPED.name,
+    names::NEWS_DROPPED.name,
+    names::OWN_REQUESTS.name,
+    names::OWN_REQUESTS_ENDED.name,
+    names::FLOW_EVENTS.name,
+    names::FLOW_EVENTS_SUPPRESSED.name,
+    names::WEBHOOKS.name,
+    names::WEBHOOK_SPOOL.name,
+    names::WEBHOOK_SPOOL_LIMIT.name,
+    names::WEBHOOK_DROPPED.name,
+    names::FLOW_NOTIFIES.name,
+    names::DEREGISTRATIONS.name,
+    names::KEEPALIVES.name,
+    names::KEEPALIVE_FLOWS.name,
+    names::KEEPALIVE_RATE_LIMIT.name,
+    names::KEEPALIVES_LATE.name,
+    names::KEEPALIVE_DEAD.name,
 ];
 
 const SETTINGS: &str = r#"
@@ -59,6 +80,19 @@ proxy_protocol = ["127.61.1.41"]
 
 [connections]
 per_address = 2
+
+[protection]
+deny = ["127.61.9.0/24"]
+sources = 8
+new_dialogs = 1
+new_dialogs_burst = 200
+malformed = 1
+malformed_burst = 10
+ban_after = 20
+ban_datagrams = true
+bans = 1
+# No such set.
+nftables = { ipv4 = "inet tidings_test nobody" }
 
 [tokens]
 keys = [{ id = 3, key = "00112233445566778899aabbccddeeff" }]
@@ -615,6 +649,38 @@ fn browsers(house: &House) {
     house.until(&names::WEBSOCKETS_REFUSED, 1.0);
 }
 
+/// One who floods and is banned, another for whom there is no room, a ban lifted; a call for help from who has used up his
+/// share; more sources than are counted.
+fn protection(house: &House) {
+    let router = house.running.router();
+    for host in 100..112 {
+        let party = Party::new(&format!("127.61.1.{host}:5060"));
+        party.send("rubbish");
+    }
+    house.until(&names::GUARDED_SOURCES_DROPPED, 1.0);
+    house.until(&names::GUARDED_SOURCES, 1.0);
+    let hasty = Party::new("127.61.1.120:5060");
+    let end = Instant::now() + Duration::from_secs(10);
+    while house.value(names::URGENT.name) == 0.0 {
+        assert!(Instant::now() < end, "nobody calls for help");
+        for n in 0..50 {
+            hasty.send(&hasty.request("INVITE", "urn:service:sos", &format!("help{n}"), ""));
+        }
+    }
+    let hostile = Party::new("127.61.1.121:5060");
+    (0..60).for_each(|_| hostile.send("rubbish"));
+    house.until(&names::BANS, 1.0);
+    let wanted = |address: &str| control::bans::Wanted {
+        address: address.parse().expect("an address"),
+        seconds: None,
+    };
+    assert!(router.ban(&wanted("192.0.2.9")).is_err(), "there is room for one");
+    let banned = router.bans().bans[0].source.parse().expect("an address");
+    assert!(router.lift(banned));
+    router.ban(&wanted("192.0.2.9")).expect("there is room again");
+    house.until(&names::BAN_MIRROR_FAILURES, 1.0);
+}
+
 #[test]
 fn every_metric_moves_in_a_running_router() {
     let house = House::new();
@@ -633,6 +699,7 @@ fn every_metric_moves_in_a_running_router() {
     loop_lag(&house);
     kernel_drops(&house);
     browsers(&house);
+    protection(&house);
     let _deaf = connections(&house);
     let _hanging = handshakes(&house, "127.61.1.40:0");
     house.until(&names::PINS, 1.0);
@@ -665,6 +732,9 @@ fn every_metric_moves_in_a_running_router() {
         r#"tidings_tls_errors_total{cause="alert"}"#,
         r#"tidings_certificate_loads_total{outcome="loaded"}"#,
         r#"tidings_refused_total{cause="not_sip"}"#,
+        r#"tidings_refused_total{cause="malformed_rate"}"#,
+        r#"tidings_bans_begun_total{cause="malformed"}"#,
+        r#"tidings_bans_begun_total{cause="operator"}"#,
         r#"tidings_answers_total{code="489"}"#,
         r#"tidings_dns_lookups_total{outcome="answered"}"#,
         r#"tidings_dns_lookups_total{outcome="failed"}"#,

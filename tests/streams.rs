@@ -508,7 +508,7 @@ fn a_backend_over_tcp_is_probed_over_tcp() {
 #[test]
 fn an_idle_connection_costs_less_than_1_kib() {
     const EACH: usize = 6_000;
-    let more = "[connections]\nexempt = [\"127.0.0.0/8\"]\n";
+    let more = "[connections]\nexempt = [\"127.0.0.0/8\"]\n[protection]\nexempt = [\"127.0.0.0/8\"]\n";
     let scene = layout(220, "tcp", "udp").more(more).start(&one_pbx(220));
     let message = options(&scene);
     let open = || -> Vec<TcpStream> {

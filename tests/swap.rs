@@ -51,7 +51,8 @@ fn settings(net: &str) -> String {
         "[workers]\ncount = 2\npin = false\n\
          [[listen]]\nname = \"phones\"\ntransport = \"udp\"\naddress = \"127.{net}.1:5060\"\nside = \"clients\"\n\
          [[listen]]\nname = \"pbxs\"\ntransport = \"udp\"\naddress = \"127.{net}.2:5060\"\nside = \"backends\"\n\
-         [admin]\naddress = \"127.{net}.1:9060\"\n"
+         [admin]\naddress = \"127.{net}.1:9060\"\n\
+         [protection]\nexempt = [\"127.0.0.0/8\"]\n"
     )
 }
 

@@ -31,7 +31,7 @@ impl Step for Script {
 
     fn step(&mut self, _now: Now, table: &u64, input: Input<'_>, out: &mut Outbox) {
         match input {
-            Input::Tick => {}
+            Input::Tick | Input::Behind(_) => {}
             Input::Undeliverable { target: Target::Datagram { listener, to, .. }, sent, why } => {
                 let text = format!(
                     "{why:?} {to} {} {}",
@@ -40,7 +40,11 @@ impl Step for Script {
                 );
                 push(out, Target::Datagram { listener, from: None, to: self.report }, text.as_bytes());
             }
-            Input::Refused(..) | Input::Keepalive | Input::Lost { .. } | Input::Undeliverable { .. } => {
+            Input::Refused(..)
+            | Input::Keepalive
+            | Input::Closed(_)
+            | Input::Lost { .. }
+            | Input::Undeliverable { .. } => {
                 panic!("this worker has no streams")
             }
             Input::Message(arrival, bytes) => {
@@ -106,6 +110,8 @@ fn rig_with(listen: &str, client: &str, report: &str, waiting: &[String], send_b
         pin: false,
         sockets: vec![(3, socket)],
         links: None,
+        inboxes: Arc::new([]),
+        patience: None,
         core: Script { report: report.local_addr().expect("bound") },
         table: table.clone(),
         stats: stats.clone(),
@@ -351,6 +357,8 @@ fn kernel_drops_are_counted() {
         pin: true,
         sockets: vec![(0, socket)],
         links: None,
+        inboxes: Arc::new([]),
+        patience: None,
         core: Sink,
         table: Arc::new(ArcSwap::from_pointee(1)),
         stats: stats.clone(),

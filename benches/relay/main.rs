@@ -9,6 +9,7 @@
 //! traffic flows.
 
 mod load;
+#[allow(dead_code)] // benches/connections speaks over TCP
 mod messages;
 mod rivals;
 

@@ -66,8 +66,12 @@ pub enum Ask {
 
 impl Script {
     pub fn new(client: &str, backend: &str) -> Script {
+        Script::with(client, backend, str::to_owned)
+    }
+
+    fn with(client: &str, backend: &str, change: impl Fn(&str) -> String) -> Script {
         let request = |text: &str, body: &str| {
-            let text = text.replace("CLIENT", client).replace("BACKEND", backend);
+            let text = change(text).replace("CLIENT", client).replace("BACKEND", backend);
             Template::new(
                 &text
                     .replace("LENGTH", &(body.len() + body.matches('\n').count()).to_string())
@@ -82,6 +86,13 @@ impl Script {
             notify,
             answers: [request(SUBSCRIBED, ""), request(PUBLISHED, ""), request(NOTIFIED, "")],
         }
+    }
+
+    /// The same over TCP.
+    pub fn over_tcp(client: &str, backend: &str) -> Script {
+        Script::with(client, backend, |text| {
+            text.replace("SIP/2.0/UDP", "SIP/2.0/TCP").replace("@CLIENT", "@CLIENT;transport=tcp")
+        })
     }
 
     /// Writes a request; `route` is the Route header line of a NOTIFY, or nothing.

@@ -163,7 +163,7 @@ pub fn used(before: &[(u32, u64)], after: &[(u32, u64)]) -> u64 {
     after.iter().map(spent).max().unwrap_or(0)
 }
 
-fn cpu_ns(pid: u32) -> u64 {
+pub fn cpu_ns(pid: u32) -> u64 {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return 0 };
     tasks
         .flatten()
@@ -172,7 +172,7 @@ fn cpu_ns(pid: u32) -> u64 {
         .sum()
 }
 
-fn children(pid: u32) -> Vec<u32> {
+pub fn children(pid: u32) -> Vec<u32> {
     let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return Vec::new() };
     tasks
         .flatten()
@@ -184,7 +184,8 @@ fn children(pid: u32) -> Vec<u32> {
 fn tidings_toml(dir: &Path) -> String {
     format!(
         "table = \"table.toml\"\nstate_dir = {:?}\n\n[workers]\ncount = 1\npin = true\n\n[[listen]]\nname = \"bench\"\n\
-         transport = \"udp\"\naddress = \"{}\"\nside = \"both\"\n\n[admin]\naddress = \"127.6.0.12:15090\"\n",
+         transport = \"udp\"\naddress = \"{}\"\nside = \"both\"\n\n[admin]\naddress = \"127.6.0.12:15090\"\n\n\
+         [protection] # counted, and never reached\nnew_dialogs = 1000000\nnew_dialogs_burst = 1000000\n",
         dir.display().to_string(),
         Kind::Tidings.address()
     )
@@ -272,6 +273,8 @@ pub fn serve_loop() -> io::Result<()> {
         pin: true,
         sockets: vec![(0, socket)],
         links: None,
+        inboxes: Arc::new([]),
+        patience: None,
         core: Relay { phones: PHONES.parse().expect("an address"), pbx: PBX.parse().expect("an address") },
         table: Arc::new(ArcSwap::from_pointee(())),
         stats: Arc::new(CoreStats::new()),

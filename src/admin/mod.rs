@@ -5,6 +5,7 @@
 
 mod api;
 mod backends;
+mod bans;
 mod connections;
 mod guard;
 
@@ -15,7 +16,7 @@ use axum::{
     http::{StatusCode, header},
     middleware,
     response::{Html, IntoResponse},
-    routing::{get, post},
+    routing::{delete, get, post},
 };
 
 use crate::control::{Router, Running};
@@ -62,6 +63,8 @@ fn service(router: Arc<Router>) -> axum::Router {
         .route("/api/v1/rollback", post(api::rollback))
         .route("/api/v1/explain", post(api::explain))
         .route("/api/v1/backends", get(backends::list))
+        .route("/api/v1/bans", get(bans::list).post(bans::add))
+        .route("/api/v1/bans/{address}", delete(bans::lift))
         .route("/api/v1/connections", get(connections::list))
         .route("/api/v1/backends/{name}/state", post(backends::mark))
         .layer(DefaultBodyLimit::max(LARGEST_TABLE))

@@ -1,4 +1,4 @@
-//! The running router, asked by its API: for the commands that talk to it (`reload`, `backends`, `connections`).
+//! The running router, asked by its API: for the commands that talk to it (`reload`, `backends`, `connections`, `bans`).
 //!
 //! One request, one answer, over a connection of its own. Exit code 2 where there is nobody to ask.
 

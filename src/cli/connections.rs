@@ -42,13 +42,15 @@ pub fn run(args: &Args) -> Result<(), Fault> {
     Ok(())
 }
 
-const HEADS: [&str; 8] = ["ID", "PEER", "LOCAL", "LISTENER", "ROLE", "AGE", "IDLE", "QUEUED"];
+const HEADS: [&str; 9] = ["ID", "PEER", "LOCAL", "LISTENER", "ROLE", "AGE", "IDLE", "QUEUED", "USERS"];
 /// Columns of numbers stand to the right.
 const NUMBERS: std::ops::Range<usize> = 5..8;
 
 fn row(of: &Value) -> [String; HEADS.len()] {
     let text = |key: &str| of[key].as_str().unwrap_or_default().to_owned();
     let number = |key: &str| of[key].as_u64().unwrap_or(0);
+    let users = of["users"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let users: Vec<&str> = users.collect();
     [
         text("id"),
         text("peer"),
@@ -58,6 +60,7 @@ fn row(of: &Value) -> [String; HEADS.len()] {
         span(number("age_s")),
         span(number("idle_s")),
         number("queued_bytes").to_string(),
+        users.join(" "),
     ]
 }
 
@@ -70,10 +73,11 @@ mod tests {
         let listed = serde_json::json!({
             "id": "0.3.1", "peer": "192.0.2.7:40000", "local": "192.0.2.1:5060", "listener": "phones",
             "transport": "tcp", "role": "accepted", "age_s": 61, "idle_s": 5, "queued_bytes": 17,
+            "users": ["sip:1000@example.com", "sip:1001@example.com"],
         });
         let expected = "\
-ID     PEER             LOCAL               LISTENER  ROLE        AGE  IDLE  QUEUED
-0.3.1  192.0.2.7:40000  192.0.2.1:5060/tcp  phones    accepted  1m01s    5s      17
+ID     PEER             LOCAL               LISTENER  ROLE        AGE  IDLE  QUEUED  USERS
+0.3.1  192.0.2.7:40000  192.0.2.1:5060/tcp  phones    accepted  1m01s    5s      17  sip:1000@example.com sip:1001@example.com
 ";
         assert_eq!(columns::table(HEADS, NUMBERS, &[row(&listed)]), expected);
     }

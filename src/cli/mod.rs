@@ -3,6 +3,7 @@
 
 mod api;
 mod backends;
+mod bans;
 mod check;
 mod columns;
 mod connections;
@@ -52,6 +53,8 @@ enum Command {
     Doctor(doctor::Args),
     /// List the running router's TCP connections: who, since when, idle for how long, what waits
     Connections(connections::Args),
+    /// List whom the running router has banned; ban an address, lift a ban
+    Bans(bans::Args),
     /// Show it all on this machine: router, three small PBXs, phones, a publisher
     Demo(demo::Args),
 }
@@ -102,6 +105,7 @@ pub fn run() -> ExitCode {
         Command::Backends(args) => backends::run(&args),
         Command::Doctor(args) => return doctor::run(&args),
         Command::Connections(args) => connections::run(&args),
+        Command::Bans(args) => bans::run(&args),
         Command::Demo(args) => return demo::run(&args),
     };
     match outcome {

@@ -11,6 +11,7 @@ use super::Router;
 use crate::{
     live, net,
     stats::{ProcessGauge, Sample, names},
+    wire::token::FlowId,
 };
 
 /// Connections that are listed where nobody says how many, and at most.
@@ -55,6 +56,8 @@ pub struct Listed {
     pub age_s: u64,
     pub idle_s: u64,
     pub queued_bytes: u32,
+    /// AORs of those who are on it.
+    pub users: Vec<String>,
 }
 
 impl Router {
@@ -94,7 +97,13 @@ impl Router {
             age_s: now.mono_ms.saturating_sub(of.about.opened_ms) / 1000,
             idle_s: of.idle_s,
             queued_bytes: of.queued,
+            users: self.shared.users.list(self.flow_id(of), now),
         }
+    }
+
+    fn flow_id(&self, of: &live::Listed) -> FlowId {
+        let (router, boot) = (self.setup.router, self.setup.boot);
+        FlowId { router, boot, core: of.core as u8, slot: of.slot, generation: of.generation }
     }
 
     /// For a scrape: how many there are of each transport and role; and what waits in them.

@@ -4,10 +4,14 @@
 //! `cli::run` and `cli::demo` drive it; `admin` serves what `Router` shows. Nothing here touches a message.
 
 pub mod backends;
+pub mod bans;
 mod certificates;
 pub mod connections;
+mod flow_events;
 mod health;
+mod keepalive;
 pub mod names;
+pub mod own;
 mod publishers;
 pub mod state_dir;
 pub mod tables;
@@ -37,7 +41,7 @@ use crate::{
     net::{self, inbox::Inbox, streams, tcp, udp},
     stats::{CoreStats, Exporter, NamedBackend, Process, ProcessGauge, SeriesRegistry},
     wire::token::Ring,
-    worker::{self, Launch, Links, Worker},
+    worker::{self, Launch, Links, Patience, Worker},
 };
 
 /// A worker that has not turned for so long is stuck (a healthy one does each second).
@@ -64,6 +68,8 @@ pub enum StartError {
          (LimitNOFILE= in the unit, ulimit -Hn) or lower most"
     )]
     Files { wanted: usize, needed: u64, granted: u64 },
+    #[error("flow events that wait in the state directory cannot be read: {error}")]
+    Spool { error: io::Error },
     #[error("worker {index} cannot start: {error}")]
     Worker { index: usize, error: io::Error },
     #[error("control cannot start: {0}")]
@@ -80,6 +86,9 @@ pub struct Router {
     certificates: Arc<Certificates>,
     exporter: Exporter,
     process: Arc<Process>,
+    /// Requests of our own.
+    own: own::Own,
+    flow_events: flow_events::FlowEvents,
     workers: Mutex<Vec<Worker>>,
     ready: AtomicBool,
 }
@@ -112,6 +121,7 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     let process = Arc::new(Process::default());
     let certificates = Certificates::start(&settings, process.clone()).map_err(StartError::Refused)?;
     let certificates = Arc::new(certificates);
+    let flow_events = flow_events::FlowEvents::new(&settings, &process, state_dir.as_ref())?;
     let registry = Registry::default();
     if let Some(dir) = &state_dir {
         registry.remember(dir.restarts()?);
@@ -126,6 +136,9 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     let tables = Arc::new(Tables::new(ground, source).map_err(StartError::Refused)?);
     let setup = Arc::new(Setup::new(&settings, ring, boot, now));
     let shared = Arc::new(Shared::new(&settings));
+    if let Some(dir) = &state_dir {
+        shared.bans.restore(dir.bans()?, now.unix_s);
+    }
     let stats: Vec<_> = (0..count).map(|_| Arc::new(CoreStats::with_bound(series.bound()))).collect();
     let sources = Arc::new(Sources::new(source_limits(&settings, most)));
     let inboxes: Arc<[Inbox]> = (0..count).map(|_| Inbox::default()).collect();
@@ -158,8 +171,9 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
                     entrances: entrances.clone(),
                     credentials: certificates.current().clone(),
                 },
-                inboxes: inboxes.clone(),
             }),
+            inboxes: inboxes.clone(),
+            patience: patience(&settings),
             core: Core::new(setup.clone(), shared.clone(), stats.clone(), count),
             table: tables.current().clone(),
             stats: stats.clone(),
@@ -167,6 +181,8 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
         workers.push(worker::spawn(launch).map_err(|error| StartError::Worker { index, error })?);
     }
     let exporter = Exporter::new(stats, series, process.clone());
+    let seed = u64::from_le_bytes(state_dir::random()?);
+    let own = own::Own::new(&settings, setup.clone(), inboxes, process.clone(), seed);
     let router = Router {
         settings,
         setup,
@@ -176,12 +192,17 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
         certificates,
         exporter,
         process,
+        own,
+        flow_events,
         workers: Mutex::new(workers),
         ready: AtomicBool::new(true),
     };
     router.publish_limits(now, files);
     let router = Arc::new(router);
+    runtime.spawn(bans::watch(router.clone(), state_dir.clone()));
     runtime.spawn(chores(router.clone(), state_dir));
+    runtime.spawn(flow_events::watch(router.clone()));
+    runtime.spawn(keepalive::watch(router.clone()));
     runtime.spawn(watch::watch(router.clone()));
     runtime.spawn(certificates::watch(router.clone()));
     runtime.spawn(health::watch(router.clone(), u64::from_le_bytes(state_dir::random()?)));
@@ -208,6 +229,7 @@ impl Running {
                 scope.spawn(move || worker.stop());
             }
         });
+        self.router.flow_events.finish(&self.router);
         self.runtime.shutdown_timeout(Duration::from_secs(1));
     }
 }
@@ -304,13 +326,16 @@ impl Router {
         process.set(ProcessGauge::Flows, self.shared.flows.len() as u64);
         process.set(ProcessGauge::MovedFlows, self.shared.moved.len() as u64);
         process.set(ProcessGauge::UnreachableFlows, self.shared.unreachable.len() as u64);
+        process.set(ProcessGauge::Users, self.shared.users.len() as u64);
         process.set(ProcessGauge::Calls, self.shared.calls.len() as u64);
         process.set(ProcessGauge::Ready, self.is_ready().into());
         self.tables.names().publish();
         process.set_named(self.named_backends());
+        process.set(ProcessGauge::Bans, self.shared.bans.len() as u64);
         process.set(ProcessGauge::ConnectionSources, self.sources.len() as u64);
         let mut samples = self.backend_samples();
         samples.append(&mut self.connection_samples());
+        samples.push(self.patience_sample());
         self.exporter.render(&samples)
     }
 
@@ -343,12 +368,19 @@ impl Router {
             (ProcessGauge::FlowsLimit, limits.flows),
             (ProcessGauge::MovedFlowsLimit, limits.moved_flows),
             (ProcessGauge::UnreachableFlowsLimit, limits.unreachable),
+            (ProcessGauge::UsersLimit, limits.users),
+            (ProcessGauge::UsersEachLimit, limits.users_per_connection),
+            (ProcessGauge::NewsLimit, limits.news),
             (ProcessGauge::CallsLimit, self.shared.calls.capacity()),
             (ProcessGauge::ConnectionsLimit, self.sources.limits().most),
             (ProcessGauge::PerAddressLimit, self.sources.limits().per_address as usize),
             (ProcessGauge::PerPrefixLimit, self.sources.limits().per_prefix as usize),
             (ProcessGauge::AcceptsLimit, self.sources.limits().accepts_per_second as usize),
             (ProcessGauge::HandshakesLimit, self.settings.connections.handshakes),
+            (ProcessGauge::DeniedPrefixes, self.settings.protection.deny.len()),
+            (ProcessGauge::BansLimit, self.settings.protection.bans),
+            (ProcessGauge::NewDialogsLimit, self.settings.protection.new_dialogs as usize),
+            (ProcessGauge::MalformedLimit, self.settings.protection.malformed as usize),
             (ProcessGauge::OutputLimit, self.settings.connections.output),
             (ProcessGauge::OpenFilesLimit, usize::try_from(files).unwrap_or(usize::MAX)),
             (ProcessGauge::LimitMessage, limits.wire.message),
@@ -475,6 +507,12 @@ fn source_limits(settings: &Settings, most: usize) -> SourceLimits {
     }
 }
 
+fn patience(settings: &Settings) -> Option<Patience> {
+    let of = &settings.protection;
+    let ms = |time: Duration| time.as_millis() as u64;
+    of.shed.then(|| Patience { behind_ms: ms(of.behind), calm_ms: ms(of.calm) })
+}
+
 fn stream_limits(settings: &Settings, cores: usize) -> streams::Limits {
     let of = &settings.connections;
     let ms = |time: Duration| time.as_millis() as u64;
@@ -505,6 +543,7 @@ async fn chores(router: Arc<Router>, state_dir: Option<StateDir>) {
             router.shared.flows.sweep(now);
             router.shared.moved.sweep(now);
             router.shared.calls.sweep(now);
+            router.shared.users.sweep(now);
             said.lock().look(&router.tables.current().load().pools, now);
             router.sources.sweep(now);
             router.exporter.sweep(now.unix_s);

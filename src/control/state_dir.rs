@@ -1,5 +1,5 @@
 //! The state directory: what must outlive a restart and belongs to this router alone (SPEC 3.1): the boot id, the token
-//! key where none is configured, and when backends were seen to restart.
+//! key where none is configured, when backends were seen to restart, and who is banned.
 //!
 //! It is `state_dir` of the settings, else systemd's `$STATE_DIRECTORY`. Without one the router works, but tokens of
 //! before a restart are void: that is said once, at start.
@@ -8,12 +8,16 @@ use std::{
     collections::BTreeMap,
     fs, io,
     io::Write as _,
+    net::IpAddr,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use super::{StartError, tables::Failure};
-use crate::config::{Settings, settings::parse_ring};
+use crate::{
+    config::{Settings, settings::parse_ring},
+    live::{Ban, Cause},
+};
 
 /// Mode of every file in it.
 const PRIVATE: u32 = 0o600;
@@ -43,6 +47,11 @@ impl StateDir {
             .create(&path)
             .map_err(|error| StartError::State { path: path.clone(), error })?;
         Ok(StateDir { path })
+    }
+
+    /// A file of it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.path.join(name)
     }
 
     /// Counts this start and gives its number: one more than at the last start, after 65,535 from 0 again.
@@ -90,6 +99,37 @@ impl StateDir {
         replace(&self.path.join("restarts"), text.as_bytes())
     }
 
+    /// Who is banned, and was (`bans`, lines of `until since times cause address`). What cannot be read is not there.
+    pub fn bans(&self) -> Result<BTreeMap<IpAddr, Ban>, StartError> {
+        let path = self.path.join("bans");
+        let text = match fs::read_to_string(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(StartError::State { path, error });
+            }
+            read => read.unwrap_or_default(),
+        };
+        let line = |line: &str| {
+            let mut words = line.split(' ');
+            let until_unix_s = words.next()?.parse().ok()?;
+            let since_unix_s = words.next()?.parse().ok()?;
+            let times = words.next()?.parse().ok()?;
+            let cause = words.next()?;
+            let cause = Cause::ALL.into_iter().find(|known| known.label() == cause)?;
+            let address = words.next()?.parse().ok()?;
+            Some((address, Ban { cause, since_unix_s, until_unix_s, times }))
+        };
+        Ok(text.lines().filter_map(line).collect())
+    }
+
+    pub fn write_bans(&self, bans: &BTreeMap<IpAddr, Ban>) -> io::Result<()> {
+        let line = |(ip, ban): (&IpAddr, &Ban)| {
+            let Ban { cause, since_unix_s, until_unix_s, times } = ban;
+            format!("{until_unix_s} {since_unix_s} {times} {} {ip}\n", cause.label())
+        };
+        let text: String = bans.iter().map(line).collect();
+        replace(&self.path.join("bans"), text.as_bytes())
+    }
+
     /// The router's own key ring (`token.key`), made at first need.
     pub fn own_keys(&self) -> Result<Vec<(u8, [u8; 16])>, StartError> {
         let path = self.path.join("token.key");
@@ -127,7 +167,7 @@ pub fn random<const N: usize>() -> Result<[u8; N], StartError> {
 }
 
 /// Writes a file whole or not at all, on the disk before it has its name.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("new");
     let mut file =
         fs::OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(&draft)?;
@@ -169,6 +209,24 @@ mod tests {
         assert_eq!(dir.restarts().expect("read"), seen);
         fs::write(dir.path.join("restarts"), "rubbish\n7 pbx3\n-1 x\n").expect("written");
         assert_eq!(dir.restarts().expect("read"), BTreeMap::from([("pbx3".to_owned(), 7)]));
+    }
+
+    #[test]
+    fn bans_are_read_as_they_were_written() {
+        let scratch = Scratch::new("bans");
+        let dir = StateDir::open(scratch.0.clone()).expect("a directory in /tmp");
+        assert!(dir.bans().expect("none yet").is_empty());
+        let ban = |cause| Ban { cause, since_unix_s: 5, until_unix_s: 1_700_000_000, times: 3 };
+        let bans: BTreeMap<IpAddr, Ban> = BTreeMap::from([
+            ([192, 0, 2, 1].into(), ban(Cause::Malformed)),
+            ("2001:db8::".parse().expect("an address"), ban(Cause::Operator)),
+        ]);
+        dir.write_bans(&bans).expect("written");
+        assert_eq!(dir.bans().expect("read"), bans);
+        fs::write(dir.path.join("bans"), "rubbish\n9 8 7 excess 192.0.2.7\n9 8 7 whim 192.0.2.8\n")
+            .expect("written");
+        let expected = Ban { cause: Cause::Excess, since_unix_s: 8, until_unix_s: 9, times: 7 };
+        assert_eq!(dir.bans().expect("read"), BTreeMap::from([([192, 0, 2, 7].into(), expected)]));
     }
 
     #[test]

@@ -9,8 +9,10 @@ use super::{
     publication::Spared,
     request::Request,
     response::way_back,
+    users,
 };
 use crate::{
+    live::Outcome,
     route::{Action, Pick, Recorder, Rule},
     stats::{Counter, Kind},
     wire::{
@@ -41,7 +43,10 @@ impl Proxy {
         out: &mut Outbox,
         rec: &mut R,
     ) {
-        let Refused { reason, retry } = refused;
+        let Refused { mut reason, retry } = refused;
+        if !self.bears(turn, reason) {
+            reason = Reason::MalformedRate;
+        }
         self.stats.refused(reason);
         if R::ON {
             rec.step("refuse", format_args!("{} {} ({})", reason.code(), reason.phrase(), reason.label()));
@@ -257,6 +262,9 @@ impl Proxy {
         let Ok(essentials) = inspect(view) else { return };
         let Some(text) = essentials.via.branch.strip_prefix(super::COOKIE) else { return };
         let Ok((token, _)) = ViaToken::decode(text, &turn.setup.ring) else { return };
+        if token.own {
+            return users::answered(turn.shared, &self.stats, token.branch, Outcome::Undeliverable);
+        }
         if method == Method::Ack {
             return;
         }

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Arrival, Core, Outbox, Setup, Shared};
 use crate::{
-    live::{Now, Pins},
+    live::{Buckets, Now, Pins},
     route::{Candidate, MatchKey, Recorder, Rule, Table},
     stats::CoreStats,
     wire::token::FlowId,
@@ -80,7 +80,8 @@ pub fn explain(
     now: Now,
 ) -> Explanation {
     let (stats, pins) = (Arc::new(CoreStats::with_bound(1)), Pins::new(1));
-    let mut core = Core::with_pins(setup.clone(), shared.clone(), stats, 1, pins);
+    let buckets = Buckets::with_room(&setup.protection, 1);
+    let mut core = Core::with(setup.clone(), shared.clone(), stats, 1, pins, buckets);
     let mut told = Explanation { table_version: table.version, ..Explanation::default() };
     let mut out = Outbox::default();
     // On a stream it came by some connection, whose number says nothing.

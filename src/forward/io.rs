@@ -41,8 +41,26 @@ pub enum Input<'a> {
         to: SocketAddr,
         why: Fault,
     },
+    /// A connection has ended.
+    Closed(Closed),
+    /// The core has fallen behind what comes in, or has caught up again (SPEC 10).
+    Behind(bool),
     /// Once a second, and when the table changed.
     Tick,
+}
+
+/// A connection that has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Closed {
+    pub id: FlowId,
+    /// Index of its listener.
+    pub listener: u8,
+    pub peer: SocketAddr,
+    /// When it was opened and when bytes last came, in `mono_ms`.
+    pub opened_ms: u64,
+    pub heard_ms: u64,
+    /// As `tidings_connections_closed_total` labels it.
+    pub reason: &'static str,
 }
 
 /// Why something could not be sent.

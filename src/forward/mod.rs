@@ -3,12 +3,14 @@
 //! No I/O, no clock, no async: what arrives and what time it is come in, what is to be sent goes into the `Outbox`. The way
 //! of a request is in `relay`, of a response in `response`; `decide` is SPEC 4.4, `routes` and `hop` are 3.4 and 3.5,
 //! `write` is 4.1, `answer` what we say ourselves, `publication` is 6,
-//! `calls` the call records of 7.1. `explain` runs the same code with a recorder.
+//! `calls` the call records of 7.1, `users` who is on a connection (9.9), `guard` who may go on (10). `explain` runs the same
+//! code with a recorder.
 
 mod answer;
 mod calls;
 mod decide;
 pub mod explain;
+mod guard;
 mod hash;
 mod hop;
 mod io;
@@ -20,17 +22,19 @@ mod response;
 mod routes;
 mod setup;
 mod signs;
+mod users;
 mod write;
 
 use std::sync::Arc;
 
 pub use explain::{Explanation, explain};
-pub use io::{Arrival, Fault, Input, Outbox, Target};
-pub use setup::{Listener, Setup, Shared};
+use guard::Guard;
+pub use io::{Arrival, Closed, Fault, Input, Outbox, Target};
+pub use setup::{Listener, Reader, Setup, Shared};
 
 use crate::{
-    live::{Now, Pins},
-    route::{Recorder, Scratch, Table},
+    live::{Buckets, Now, Pins},
+    route::{Recorder, Scratch, Source, Table},
     stats::{CoreStats, Counter, Gauge},
     wire::{Edits, Index, Reason, Start, stun, token::Flow},
 };
@@ -55,6 +59,9 @@ struct Proxy {
     pins: Pins,
     limits: limit::RuleLimits,
     sources: request::Sources,
+    buckets: Buckets,
+    /// The core is behind.
+    shedding: bool,
     edits: Edits,
     scratch: Scratch,
     text: Vec<u8>,
@@ -68,21 +75,24 @@ struct Turn<'a> {
     shared: &'a Shared,
     table: &'a Table,
     arrival: &'a Arrival,
+    source: Source,
+    guard: Guard,
 }
 
 impl Core {
     /// `workers`: how many cores share the router's limits.
     pub fn new(setup: Arc<Setup>, shared: Arc<Shared>, stats: Arc<CoreStats>, workers: usize) -> Core {
-        let pins = Pins::new(setup.pins);
-        Core::with_pins(setup, shared, stats, workers, pins)
+        let (pins, buckets) = (Pins::new(setup.pins), Buckets::new(&setup.protection));
+        Core::with(setup, shared, stats, workers, pins, buckets)
     }
 
-    fn with_pins(
+    fn with(
         setup: Arc<Setup>,
         shared: Arc<Shared>,
         stats: Arc<CoreStats>,
         workers: usize,
         pins: Pins,
+        buckets: Buckets,
     ) -> Core {
         let proxy = Proxy {
             pins,
@@ -90,12 +100,15 @@ impl Core {
             cores: workers.max(1),
             limits: limit::RuleLimits::default(),
             sources: request::Sources::default(),
+            buckets,
+            shedding: false,
             edits: Edits::default(),
             scratch: Scratch::default(),
             text: Vec::new(),
             headers: Vec::new(),
         };
         proxy.stats.set(Gauge::PinsMax, proxy.pins.capacity() as u64);
+        proxy.stats.set(Gauge::GuardedMax, proxy.buckets.capacity() as u64);
         Core { index: Index::new(), setup, shared, proxy }
     }
 
@@ -108,14 +121,22 @@ impl Core {
             Input::Undeliverable { target, sent, why } => {
                 self.undeliverable(now, table, target, sent, why, out)
             }
+            Input::Closed(closed) => users::closed(&self.shared, &self.proxy.stats, &closed, now),
             Input::Lost { listener, to, why } => {
                 let transport = self.setup.listener(listener).transport;
                 for &at in table.pools.at_address(to, transport) {
                     signs::unreachable(&table.pools.backend(at).state, why, now);
                 }
             }
+            Input::Behind(behind) => {
+                self.proxy.shedding = behind;
+                self.proxy.stats.set(Gauge::Overloaded, behind.into());
+                self.proxy.stats.add(Counter::Overloads, behind.into());
+            }
             Input::Tick => {
                 let proxy = &mut self.proxy;
+                proxy.stats.set(Gauge::Guarded, proxy.buckets.len() as u64);
+                proxy.stats.add(Counter::GuardedDropped, proxy.buckets.take_dropped());
                 proxy.pins.sweep(PIN_SETS_PER_TICK, now);
                 proxy.stats.set(Gauge::Pins, proxy.pins.len() as u64);
                 proxy.stats.set(Gauge::TableVersion, table.version);
@@ -133,7 +154,14 @@ impl Core {
         rec: &mut R,
     ) {
         let Core { index, setup, shared, proxy } = self;
-        let turn = Turn { now, setup, shared, table, arrival };
+        let (source, guard) = proxy.sources.of(now, setup, shared, table, arrival);
+        let turn = Turn { now, setup, shared, table, arrival, source, guard };
+        if let Guard::Barred(reason) = guard {
+            if R::ON {
+                rec.step("drop", format_args!("{}", reason.label()));
+            }
+            return proxy.stats.refused(reason);
+        }
         if !R::ON && !shared.unreachable.is_empty() && arrival.flow.is_none() {
             // Whatever it is that a flow says, keep-alives too: it is alive again (SPEC 3.5).
             let flow = setup.listener(arrival.listener).flow(arrival);
@@ -151,7 +179,8 @@ impl Core {
                     if R::ON {
                         rec.step("drop", format_args!("{}", refused.reason.label()));
                     }
-                    proxy.stats.refused(refused.reason);
+                    let borne = proxy.bears(&turn, refused.reason);
+                    proxy.stats.refused(if borne { refused.reason } else { Reason::MalformedRate });
                 }
             },
         }
@@ -168,15 +197,35 @@ impl Core {
         out: &mut Outbox,
     ) {
         let Core { index, setup, shared, proxy } = self;
-        let turn = Turn { now, setup, shared, table, arrival };
+        let (source, guard) = proxy.sources.of(now, setup, shared, table, arrival);
+        if let Guard::Barred(reason) = guard {
+            return proxy.stats.refused(reason);
+        }
+        let turn = Turn { now, setup, shared, table, arrival, source, guard };
         let view = match index.scan(head, &setup.limits) {
             Ok(view) => Some(view),
             Err(refused) => refused.view,
         };
         match view.filter(|view| matches!(view.start(), Start::Request { .. })) {
             Some(view) => proxy.refuse(&turn, &view, reason.into(), out, &mut ()),
-            None => proxy.stats.refused(reason),
+            None => {
+                let borne = proxy.bears(&turn, reason);
+                proxy.stats.refused(if borne { reason } else { Reason::MalformedRate });
+            }
         }
+    }
+
+    /// Why nothing is taken from this peer, where that is so: for those who are at the door.
+    pub fn bars(&self, now: Now, table: &Table, arrival: &Arrival) -> Option<Reason> {
+        match request::standing(now, &self.setup, &self.shared, table, arrival).1 {
+            Guard::Barred(reason) => Some(reason),
+            Guard::Exempt | Guard::Limited => None,
+        }
+    }
+
+    /// Another one whenever somebody who is here already may have been barred.
+    pub fn bars_version(&self) -> u64 {
+        self.shared.bans.version()
     }
 
     fn undeliverable(
@@ -209,7 +258,8 @@ impl Core {
             }
         }
         let arrival = Arrival { listener, local: out_by.address, peer: to, flow: None };
-        let turn = Turn { now, setup, shared, table, arrival: &arrival };
+        let (source, guard) = (Source::Trusted, Guard::Exempt);
+        let turn = Turn { now, setup, shared, table, arrival: &arrival, source, guard };
         // An ICMP error quotes the beginning only: its head may still be whole lines, enough for an answer.
         let view = match index.scan(sent, &setup.limits) {
             Ok(view) => Some(view),

@@ -18,7 +18,7 @@ use crate::{
     route::BackendRef,
     stats::Counter,
     wire::{
-        Edits, Essentials, HeaderId, Method, Reason, Span, Uri, View,
+        self, Edits, Essentials, HeaderId, Method, Reason, Span, Uri, View,
         token::{EtagToken, Fault, Publication},
     },
 };
@@ -209,7 +209,7 @@ pub fn carried(request: &Request<'_>, plan: &Plan<'_>, text: &mut Vec<u8>) -> Op
     let margin = pools.pool(at.pool).publish_expires_margin;
     let margin = margin.unwrap_or(if asterisk { ASTERISK_MARGIN_S } else { 0 });
     let removed = plan.rule.is_some_and(|rule| rule.remove.iter().any(|name| **name == *b"expires"));
-    let raised = expires(request.view).is_some_and(|seconds| seconds > 0) && !removed;
+    let raised = margin > 0 && !removed && expires(request.view).is_some_and(|seconds| seconds > 0);
     Some(Publication {
         key: key(request, request.setup.ring.signing(), text),
         backend: pools.backend(at).tag(),
@@ -224,8 +224,8 @@ pub fn edit(view: &View<'_>, publication: &Publication, unwrap: bool, edits: &mu
         let start = view.value_span(field).start;
         edits.cut(Span { start, end: start + EtagToken::LEN as u32 });
     }
-    if let (Some(field), Some(seconds), 1..) =
-        (view.first(HeaderId::Expires), expires(view), publication.margin)
+    if publication.margin > 0
+        && let (Some(field), Some(seconds)) = (view.first(HeaderId::Expires), expires(view))
     {
         let raised = seconds.saturating_add(publication.margin.into());
         edits.replace_with(view.value_span(field), |t| {
@@ -236,10 +236,10 @@ pub fn edit(view: &View<'_>, publication: &Publication, unwrap: bool, edits: &mu
 }
 
 fn lower_expires(view: &View<'_>, margin: u16, edits: &mut Edits) {
-    let (Some(field), Some(1..), 1..) = (view.first(HeaderId::Expires), expires(view), margin) else {
+    if margin == 0 {
         return;
-    };
-    let answered = expires(view).unwrap_or_default();
+    }
+    let (Some(field), Some(answered @ 1..)) = (view.first(HeaderId::Expires), expires(view)) else { return };
     edits.replace_with(view.value_span(field), |t| {
         let _ = write!(t, "{}", answered.saturating_sub(margin.into()).max(1));
     });
@@ -273,9 +273,5 @@ fn is_asterisk(package: &[u8]) -> bool {
 /// Expires where there is just one and it is a number (RFC 3261 20.19).
 fn expires(view: &View<'_>) -> Option<u32> {
     let value = view.value(HeaderId::Expires).filter(|_| !view.is_repeated(HeaderId::Expires))?;
-    // `parse` takes a sign too.
-    if !value.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(value).ok()?.parse().ok()
+    wire::number(value, u32::MAX.into()).map(|n| n as u32)
 }

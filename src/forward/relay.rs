@@ -43,7 +43,7 @@ impl Proxy {
         };
         let listener = turn.setup.listener(turn.arrival.listener);
         self.stats.received(Kind::Request(method), listener.transport);
-        let source = self.sources.of(turn);
+        let source = turn.source;
         if R::ON {
             rec.step("source", format_args!("{}", describe(source, turn.table)));
         }
@@ -72,12 +72,16 @@ impl Proxy {
         if view.first(HeaderId::ProxyRequire).is_some() {
             return Err(Reason::ProxyRequire.into());
         }
+        if let Some(refused) = self.sheds(turn, view, &essentials, &uri, method) {
+            return Err(refused);
+        }
         let package = event(view, method)?;
         let local = turn.arrival.local;
         let to_us =
             || uri.is_sip() && uri.user.is_none() && setup.names.is_us(uri.host.host, uri.host.port, local);
         let routes = Routes::read(view, &essentials, method, uri, setup, local, source.is_backend())?;
         if method == Method::Options && !routes.repaired && routes.next.is_none() && to_us() {
+            self.may_ask(turn, view, &uri, method)?;
             if turn.table.pools.all_down() {
                 return Err(Refused { reason: Reason::NoBackend, retry: Some(NO_BACKEND_RETRY_S) });
             }
@@ -88,7 +92,7 @@ impl Proxy {
             return Err(Reason::MaxForwards.into());
         }
         let peer = turn.arrival.peer;
-        let route_values = view.items(HeaderId::Route).map(|item| item.value);
+        let route_values = view.all(HeaderId::Route).map(|(_, field)| view.value_of(field));
         let transaction = hash::transaction(&setup.ring, &essentials, peer, &mut self.text);
         let loop_hash = hash::passage(&essentials, peer.ip(), view.ruri(), route_values);
         self.check_loop(view, &essentials, setup, loop_hash)?;
@@ -106,6 +110,7 @@ impl Proxy {
             transaction,
             loop_hash,
         };
+        self.may_begin(&request)?;
         if let Some(package) = package {
             self.stats.package(turn.table.rules.package_series(package), method);
         }
@@ -192,6 +197,7 @@ impl Proxy {
         if request.method == Method::Register && request.source == Source::Client {
             self.note_registration(request, branch);
         }
+        self.see_user(request);
     }
 
     /// Leaves a pin where a later CANCEL, ACK or retransmission could be decided otherwise (SPEC 7.1). What went by a

@@ -4,11 +4,17 @@ use std::net::{IpAddr, SocketAddr};
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use super::{Turn, hop::Hops, routes::Routes, setup::Setup};
+use super::{
+    Arrival, Turn,
+    guard::Guard,
+    hop::Hops,
+    routes::Routes,
+    setup::{Setup, Shared},
+};
 use crate::{
-    live::Pins,
+    live::{Now, Pins},
     route::{Facts, Source, Table},
-    wire::{Essentials, Event, HeaderId, Method, Start, View, token::Flow},
+    wire::{Essentials, Event, HeaderId, Method, Reason, Start, View, token::Flow},
 };
 
 /// One request with all that is known of it.
@@ -98,18 +104,21 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Who sent it (SPEC 1.1), for the peers that were heard last, so that a message costs no look-up in the table's maps.
+/// Who sent it (SPEC 1.1) and what stands against that (SPEC 10), for the peers that were heard last, so that a message
+/// costs no look-up in the maps of table and bans.
 pub struct Sources {
-    /// By some bits of the address. An entry holds as long as the pools in force are the same.
+    /// By some bits of the address. An entry holds as long as pools and bans are the same.
     recent: Vec<Option<Recent>>,
 }
 
 #[derive(Clone, Copy)]
 struct Recent {
-    pools: u64,
+    /// Of the pools and of the bans.
+    version: u64,
     listener: u8,
     peer: SocketAddr,
     source: Source,
+    guard: Guard,
 }
 
 const RECENT: usize = 256;
@@ -121,36 +130,77 @@ impl Default for Sources {
 }
 
 impl Sources {
-    pub fn of(&mut self, turn: &Turn<'_>) -> Source {
-        let (listener, peer, pools) = (turn.arrival.listener, turn.arrival.peer, turn.table.pools.serial());
+    pub fn of(
+        &mut self,
+        now: Now,
+        setup: &Setup,
+        shared: &Shared,
+        table: &Table,
+        arrival: &Arrival,
+    ) -> (Source, Guard) {
+        let (listener, peer) = (arrival.listener, arrival.peer);
+        // Neither comes near 2^32 while the process lives.
+        let version = table.pools.serial() << 32 | shared.bans.version() & u64::from(u32::MAX);
         let host = match peer.ip() {
             IpAddr::V4(ip) => ip.to_bits(),
             IpAddr::V6(ip) => ip.to_bits() as u32,
         };
         let place = (host ^ host >> 8 ^ u32::from(peer.port())) as usize % RECENT;
         if let Some(recent) = &self.recent[place]
-            && (recent.pools, recent.listener, recent.peer) == (pools, listener, peer)
+            && (recent.version, recent.listener, recent.peer) == (version, listener, peer)
         {
-            return recent.source;
+            return (recent.source, recent.guard);
         }
-        let (source, lasts) = source(turn);
+        let (source, guard, lasts) = standing_lasts(now, setup, shared, table, arrival);
         if lasts {
-            self.recent[place] = Some(Recent { pools, listener, peer, source });
+            self.recent[place] = Some(Recent { version, listener, peer, source, guard });
         }
-        source
+        (source, guard)
     }
+}
+
+/// Who sent it, and what stands against that.
+pub fn standing(
+    now: Now,
+    setup: &Setup,
+    shared: &Shared,
+    table: &Table,
+    arrival: &Arrival,
+) -> (Source, Guard) {
+    let (source, guard, _) = standing_lasts(now, setup, shared, table, arrival);
+    (source, guard)
+}
+
+fn standing_lasts(
+    now: Now,
+    setup: &Setup,
+    shared: &Shared,
+    table: &Table,
+    arrival: &Arrival,
+) -> (Source, Guard, bool) {
+    let (source, lasts) = source(now, setup, table, arrival);
+    let ip = arrival.peer.ip();
+    let guard = if source.is_backend() || setup.exempt.contains(ip) {
+        Guard::Exempt
+    } else if setup.deny.contains(ip) || !setup.allow.is_empty() && !setup.allow.contains(ip) {
+        Guard::Barred(Reason::Denied)
+    } else if shared.bans.is_banned(ip) {
+        Guard::Barred(Reason::Banned)
+    } else {
+        Guard::Limited
+    };
+    (source, guard, lasts)
 }
 
 /// Who sent it: the listener must allow backends, the address must be one's. And whether that lasts as long as these pools:
 /// a departed backend's day ends before.
-fn source(turn: &Turn<'_>) -> (Source, bool) {
-    let setup = turn.setup;
-    let listener = setup.listener(turn.arrival.listener);
+fn source(now: Now, setup: &Setup, table: &Table, arrival: &Arrival) -> (Source, bool) {
+    let listener = setup.listener(arrival.listener);
     if !listener.allows_backends() {
         return (Source::Client, true);
     }
-    let peer = turn.arrival.peer;
-    match turn.table.pools.peer(listener.transport, peer, turn.now.unix_s) {
+    let peer = arrival.peer;
+    match table.pools.peer(listener.transport, peer, now.unix_s) {
         Some(crate::route::Peer::Backend(at)) => (Source::Backend(at), true),
         Some(crate::route::Peer::Departed) => (Source::Trusted, false),
         None if setup.trusts(peer.ip()) => (Source::Trusted, true),

@@ -5,10 +5,11 @@ use super::{
     Proxy, Turn,
     io::{Outbox, Target},
     setup::{Listener, Reader, Setup, behind_scheme},
-    signs,
+    signs, users,
     write::{by_flow, state_length},
 };
 use crate::{
+    live::{Outcome, Stay},
     route::{Recorder, Source},
     stats::{Counter, Kind},
     wire::{
@@ -34,6 +35,7 @@ impl Proxy {
         match self.take(turn, view, code, out, rec) {
             Ok(()) => {}
             Err(reason) => {
+                let reason = if self.bears(turn, reason) { reason } else { Reason::MalformedRate };
                 self.stats.refused(reason);
                 if R::ON {
                     rec.step("drop", format_args!("{}", reason.label()));
@@ -56,13 +58,28 @@ impl Proxy {
         let method = essentials.method;
         self.stats.received(Kind::Response(method), arrived.transport);
         let (token, key_id) = self.verified(&essentials, setup)?;
-        let from = self.sources.of(turn);
+        let from = turn.source;
+        let flow = arrived.flow(turn.arrival);
         let expected = match token.bound {
             Bound::Backend => from.is_backend(),
-            Bound::Client(hash) => hash == flow_hash(&arrived.flow(turn.arrival)),
+            // Whom we called by a connection answers by it.
+            Bound::Client(hash) if token.own => {
+                [flow, arrived.datagram(turn.arrival.local, turn.arrival.peer)]
+                    .iter()
+                    .any(|flow| flow_hash(flow) == hash)
+            }
+            Bound::Client(hash) => hash == flow_hash(&flow),
         };
         if !expected {
             return Err(Reason::ResponseSource);
+        }
+        if token.own {
+            if R::ON {
+                rec.step("response", format_args!("to a request of our own"));
+            } else {
+                self.own_answered(turn, from, &token, code);
+            }
+            return Ok(());
         }
         let target = way_back(turn, &token)?;
         let leaving = setup.listener(target.listener());
@@ -97,7 +114,7 @@ impl Proxy {
         }
         self.call_answered(turn, &essentials, &token, from, code);
         if success {
-            self.learn(turn, view, &token, method, setup);
+            self.learn(turn, view, &token, &essentials, from);
         }
         Ok(())
     }
@@ -222,16 +239,22 @@ impl Proxy {
         }
     }
 
-    /// What a 2xx teaches: registered flows and moved flows.
-    fn learn(&mut self, turn: &Turn<'_>, view: &View<'_>, token: &ViaToken, method: Method, setup: &Setup) {
-        if method == Method::Register && !token.from_backend {
-            let confirmed = turn
-                .shared
-                .flows
-                .confirm(token.branch, turn.now, &mut |contact| granted(view, contact, turn, setup));
-            self.stats.add(Counter::FlowsConfirmed, u64::from(confirmed.added + confirmed.refreshed));
-            self.stats.add(Counter::FlowConflicts, u64::from(confirmed.conflicts));
-            self.stats.add(Counter::FlowsDropped, u64::from(confirmed.dropped_oldest));
+    /// What a 2xx teaches: registered flows, who is on a connection, moved flows.
+    fn learn(
+        &mut self,
+        turn: &Turn<'_>,
+        view: &View<'_>,
+        token: &ViaToken,
+        essentials: &Essentials<'_>,
+        from: Source,
+    ) {
+        match essentials.method {
+            Method::Register if !token.from_backend => self.registered(turn, view, token, essentials, from),
+            Method::Subscribe | Method::Publish => {
+                let granted = header_seconds(view).unwrap_or(DEFAULT_EXPIRES_S);
+                self.user_confirmed(turn, essentials, token, granted);
+            }
+            _ => {}
         }
         if let Some((old, tag)) = token.moved {
             let seconds = header_seconds(view).filter(|s| *s > 0).unwrap_or(DEFAULT_EXPIRES_S);
@@ -239,6 +262,51 @@ impl Proxy {
             self.stats.add(Counter::FlowsMoved, 1);
             self.stats.add(Counter::MovedDropped, u64::from(dropped));
         }
+    }
+
+    /// A 2xx to a client's REGISTER.
+    fn registered(
+        &mut self,
+        turn: &Turn<'_>,
+        view: &View<'_>,
+        token: &ViaToken,
+        essentials: &Essentials<'_>,
+        from: Source,
+    ) {
+        let on = self.registered_on(turn, essentials, token);
+        let (shared, aor, mut longest) = (turn.shared, &self.text, 0);
+        let confirmed = shared.flows.confirm(token.branch, turn.now, &mut |contact| {
+            let granted = granted(view, contact, turn, turn.setup);
+            match granted.unwrap_or(0) {
+                0 if on.is_some() => shared.users.depart(aor, Some(contact)),
+                seconds => longest = longest.max(seconds),
+            }
+            granted
+        });
+        match on {
+            Some(_) if confirmed.all => shared.users.depart(aor, None),
+            Some(Some(id)) if longest > 0 => {
+                let owner = match from {
+                    Source::Backend(at) => Some(turn.table.pools.backend(at)),
+                    _ => None,
+                };
+                let owner = owner.map(|backend| (backend.addr, backend.transport));
+                shared.users.confirm(id, aor, (Stay::Registration, longest), owner, turn.now);
+            }
+            _ => {}
+        }
+        self.stats.add(Counter::FlowsConfirmed, u64::from(confirmed.added + confirmed.refreshed));
+        self.stats.add(Counter::FlowConflicts, u64::from(confirmed.conflicts));
+        self.stats.add(Counter::FlowsDropped, u64::from(confirmed.dropped_oldest));
+    }
+
+    /// A response to a request of our own: control waits for it.
+    fn own_answered(&self, turn: &Turn<'_>, from: Source, token: &ViaToken, code: u16) {
+        if let Source::Backend(at) = from {
+            let backend = turn.table.pools.backend(at);
+            self.stats.backend_response(backend.series, (code / 100) as u8, turn.now.mono_ms);
+        }
+        users::answered(turn.shared, &self.stats, token.branch, Outcome::Answered(code));
     }
 }
 

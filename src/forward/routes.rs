@@ -16,6 +16,8 @@ pub struct Routes<'a> {
     pub uri: Uri<'a>,
     /// The last Route became the Request-URI.
     pub repaired: bool,
+    /// There is one Route, ours as we write it.
+    single: bool,
     /// How many leading Route values are ours.
     pub popped: usize,
     /// The Request-URI, the first Route that is not ours or a Route that is has the scheme sips: the next hop must have TLS.
@@ -78,16 +80,23 @@ impl<'a> Routes<'a> {
             secure: uri.is_sips(),
             uri,
             repaired: false,
+            single: false,
             popped: 0,
             next: None,
             tokens: Tokens::None,
         };
-        if view.first(HeaderId::Route).is_none() {
-            return Ok(routes);
-        }
+        let Some(first) = view.value(HeaderId::Route) else { return Ok(routes) };
         let us = |uri: &Uri<'_>| uri.is_sip() && setup.names.is_us(uri.host.host, uri.host.port, local);
         let mut reader = TokenReader { setup, essentials, method, trusted, first: true, stopped: false };
 
+        // Nearly all: nothing is to be repaired where the last Route is ours.
+        if !view.is_repeated(HeaderId::Route)
+            && let Some(user) = setup.own_route(first)
+        {
+            (routes.single, routes.popped) = (true, 1);
+            reader.read(&Own { user: Some(user), ob: false }, &mut routes.tokens);
+            return Ok(routes);
+        }
         if us(&uri) && own_or_bare(uri.user, setup, essentials) {
             let last = view.items(HeaderId::Route).last().ok_or(Reason::BadRoute)?;
             let addr = NameAddr::parse(last.value).ok_or(Reason::BadRoute)?;
@@ -131,12 +140,12 @@ impl<'a> Routes<'a> {
 
     /// The spans to cut from the message: the popped values and, after repair, the last one.
     pub fn cuts(&self, view: &View<'a>, mut cut: impl FnMut(Span)) {
-        let total = view.items(HeaderId::Route).count();
-        if total == 1
+        if self.single
             && let Some(field) = view.first(HeaderId::Route)
         {
             return cut(field.line());
         }
+        let total = view.items(HeaderId::Route).count();
         let keep = self.popped..total - usize::from(self.repaired);
         let field_of = |i: usize| view.items(HeaderId::Route).nth(i);
         let mut i = 0;

@@ -5,12 +5,13 @@ use std::{
     sync::Arc,
 };
 
-use ipnet::IpNet;
-
 use super::Arrival;
 use crate::{
-    config::{Names, Settings, Side},
-    live::{Alive, BackOff, Calls, Connections, Flows, Moved, Now, Unreachable},
+    config::{Names, Settings, Side, settings::Protection},
+    live::{
+        Alive, BackOff, Bans, Calls, Connections, Flows, Moved, News, Now, Prefixes, Unreachable, Users,
+        bans::Terms,
+    },
     wire::{
         Limits, Transport, put,
         token::{self, Flow, FlowId, Ring},
@@ -130,7 +131,15 @@ pub struct Setup {
     pub listeners: Vec<Listener>,
     pub names: Names,
     pub ring: Ring,
-    pub trust: Vec<IpNet>,
+    pub trust: Prefixes,
+    /// Of `[protection]`; those of `trust` are exempt too.
+    pub exempt: Prefixes,
+    pub deny: Prefixes,
+    pub allow: Prefixes,
+    pub protection: Protection,
+    pub ban_datagrams: bool,
+    pub retry_after_s: u32,
+    pub emergency: Box<[Box<[u8]>]>,
     pub limits: Limits,
     /// How long an address that refused is passed over.
     pub avoid_ms: u64,
@@ -163,6 +172,7 @@ impl Setup {
         let listeners: Vec<Listener> = listeners.collect();
         let namings = listeners.iter().flat_map(|l| [&l.toward_clients, &l.toward_backends]).flatten();
         let route_ends = namings.map(|naming| naming.route_end.clone()).collect();
+        let protection = &settings.protection;
         Setup {
             router: settings.tokens.router_id,
             boot,
@@ -171,7 +181,14 @@ impl Setup {
             route_ends,
             names: Names::new(settings),
             ring,
-            trust: settings.trust.prefixes.clone(),
+            trust: Prefixes::new(&settings.trust.prefixes),
+            exempt: Prefixes::new(protection.exempt.iter().chain(&settings.trust.prefixes)),
+            deny: Prefixes::new(&protection.deny),
+            allow: Prefixes::new(&protection.allow),
+            ban_datagrams: protection.ban_datagrams,
+            retry_after_s: protection.retry_after.as_secs() as u32,
+            emergency: protection.emergency.iter().map(|user| user.as_bytes().into()).collect(),
+            protection: protection.clone(),
             limits: settings.limits.wire,
             avoid_ms: settings.dns.avoid.as_millis() as u64,
             grace_s: settings.timers.grace.as_secs(),
@@ -215,8 +232,7 @@ impl Setup {
     }
 
     pub fn trusts(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        self.trust.iter().any(|net| net.contains(&ip))
+        self.trust.contains(ip)
     }
 }
 
@@ -242,6 +258,11 @@ pub struct Shared {
     pub moved: Moved,
     pub unreachable: Unreachable,
     pub calls: Calls,
+    /// Who is on which connection.
+    pub users: Users,
+    /// What control is told.
+    pub news: News,
+    pub bans: Bans,
     /// Stream connections of all cores.
     pub connections: Arc<Connections>,
 }
@@ -254,6 +275,14 @@ impl Shared {
             moved: Moved::new(settings.limits.moved_flows),
             unreachable: Unreachable::new(settings.limits.unreachable),
             calls: Calls::new(settings.limits.calls),
+            users: Users::new(settings.limits.users, settings.limits.users_per_connection),
+            news: News::new(settings.limits.news),
+            bans: Bans::new(Terms {
+                most: settings.protection.bans,
+                seconds: settings.protection.ban_time.as_secs(),
+                doubles: settings.protection.ban_doubles,
+                longest_s: settings.protection.ban_longest.as_secs(),
+            }),
             connections,
         }
     }

@@ -174,6 +174,7 @@ fn write_via(
         router: setup.router,
         back: setup.listener(arrival.listener).flow(&Arrival { peer: back, ..*arrival }),
         reopen: called_back(request),
+        own: false,
         from_backend: request.source.is_backend(),
         bound: match &plan.hop {
             Hop::Backend { .. } => Bound::Backend,

@@ -64,6 +64,8 @@ pub struct Confirmed {
     pub added: u32,
     pub refreshed: u32,
     pub removed: u32,
+    /// `*`: all contacts of the AOR have ended.
+    pub all: bool,
     /// Contacts that another AOR's live flow took between the REGISTER and its 2xx.
     pub conflicts: u32,
     pub dropped_oldest: u32,
@@ -207,6 +209,7 @@ impl Flows {
         };
         let home = self.aor_key(&note.aor);
         if note.all {
+            confirmed.all = true;
             confirmed.removed += self.remove_all(home, &note, now);
         }
         for contact in note.contacts {
@@ -257,6 +260,20 @@ impl Flows {
             live(open).find(of_aor).or_else(|| live(open).find(of_contact))
         };
         named(true).or_else(|| named(false)).map(|b| b.flow)
+    }
+
+    /// The datagram flows by which contacts are registered, each once; for control, not for the path.
+    pub fn datagrams(&self, now: Now) -> Vec<Flow> {
+        let mut all = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.read();
+            let flows = shard.ages.values().filter(|b| b.is_live(now)).map(|b| b.flow);
+            all.extend(flows.filter(|flow| matches!(flow, Flow::Datagram { .. })));
+        }
+        // Of phones that have one flow for several contacts.
+        let mut seen = ahash::HashSet::default();
+        all.retain(|flow| seen.insert(*flow));
+        all
     }
 
     /// Confirmed contacts that are held (gauge).

@@ -13,7 +13,7 @@ use ahash::HashMap;
 use ipnet::IpNet;
 use parking_lot::Mutex;
 
-use super::{Now, aged::shards};
+use super::{Now, Prefixes, aged::shards};
 
 /// What a source may have.
 #[derive(Clone, Debug)]
@@ -54,6 +54,7 @@ struct Count {
 /// The counts. Entries without an open connection go after some seconds, so there are hardly more than connections.
 pub struct Sources {
     limits: SourceLimits,
+    exempt: Prefixes,
     shards: Box<[Mutex<HashMap<Key, Count>>]>,
     /// Entries in one shard beyond which no new source is taken until the sweep has made room.
     capacity: usize,
@@ -66,6 +67,7 @@ impl Sources {
         // An address and its prefix for each connection, and those that came and went within the last seconds.
         let (count, each) = shards(limits.most.saturating_mul(4).max(4096));
         Sources {
+            exempt: Prefixes::new(&limits.exempt),
             limits,
             shards: (0..count).map(|_| Mutex::default()).collect(),
             capacity: each,
@@ -168,7 +170,7 @@ impl Sources {
     }
 
     fn is_exempt(&self, ip: IpAddr) -> bool {
-        self.limits.exempt.iter().any(|net| net.contains(&ip))
+        self.exempt.contains(ip)
     }
 
     fn shard(&self, key: Key) -> &Mutex<HashMap<Key, Count>> {

@@ -1,4 +1,5 @@
-//! What one core hands to another: a message that must leave by a connection of that other core's (SPEC 4.2).
+//! What one core hands to another: a message that must leave by a connection of that other core's (SPEC 4.2); and what
+//! control has a core send: requests of our own, keep-alives.
 //!
 //! One bounded inbox per core, first in first out for each sender. Its lock is held for one copy; its core is woken only
 //! when the inbox was empty. Full: the sender keeps the message and deals with it as undeliverable.

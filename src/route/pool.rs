@@ -137,9 +137,22 @@ pub struct Pools {
 pub(super) struct Draws {
     /// All weights are one, so the greatest draw wins.
     equal: bool,
-    /// Hash of the name, 2^64 by the weight, position.
-    backends: Box<[(u64, u64, u16)]>,
+    backends: Box<[Drawn]>,
 }
+
+/// One backend in a draw.
+struct Drawn {
+    /// Of its name.
+    hash: u64,
+    /// 2^64 by the weight, and that in 2^34.
+    share: u64,
+    coarse: u64,
+    /// Position in the pool.
+    at: u16,
+}
+
+/// So many backends are drawn at a time.
+const DRAWN: usize = 16;
 
 impl Pools {
     /// Builds the look-ups. `departed`: see [`Departed`]; those that are back are forgotten, and of more than `most` those
@@ -251,6 +264,12 @@ impl Pools {
                     || by.is_datagram() && port.is_none_or(|port| port == peer.port()))
         });
         left.then_some(Peer::Departed)
+    }
+
+    /// Has any backend this address, whatever port and transport it speaks from, or had it within a day?
+    pub fn has_host(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.book.host.contains_key(&ip) || self.book.departed.contains_key(&ip)
     }
 
     /// Is this address a backend's of that pool?
@@ -398,28 +417,43 @@ impl Draws {
     fn of(pool: &Pool) -> Draws {
         let firsts =
             pool.backends.iter().enumerate().filter(|(at, backend)| usize::from(backend.spread.first) == *at);
-        let backends: Box<[_]> = firsts
-            .map(|(at, backend)| (backend.hash, u64::MAX / u64::from(backend.weight.max(1)), at as u16))
-            .collect();
-        Draws { equal: backends.windows(2).all(|pair| pair[0].1 == pair[1].1), backends }
+        let drawn = |(at, backend): (usize, &Backend)| {
+            let share = u64::MAX / u64::from(backend.weight.max(1));
+            Drawn { hash: backend.hash, share, coarse: share >> 34, at: at as u16 }
+        };
+        let backends: Box<[_]> = firsts.map(drawn).collect();
+        Draws { equal: backends.windows(2).all(|pair| pair[0].share == pair[1].share), backends }
     }
 
+    /// Weighted rendezvous: the least loss by weight wins. Where two are equal the greater draw does, and the order of the
+    /// file decides nothing.
     pub(super) fn winner(&self, key: u64, among: impl Fn(u16) -> bool) -> Option<u16> {
-        let backends = self.backends.iter().filter(|(.., at)| among(*at));
         if self.equal {
-            let winner = backends.max_by_key(|(hash, ..)| balance::draw(key, *hash));
-            return winner.map(|&(.., at)| at);
+            let backends = self.backends.iter().filter(|backend| among(backend.at));
+            return backends.max_by_key(|backend| balance::draw(key, backend.hash)).map(|winner| winner.at);
         }
         let (mut winner, mut best) = (None, u128::MAX);
-        for &(hash, share, at) in backends {
-            let draw = balance::draw(key, hash);
-            // The least loss by weight (below 2^103); behind it the draw, so that where two are equal the greater draw
-            // wins and the order of the file decides nothing. One comparison, without a branch to guess.
-            let loss = u128::from(balance::loss(draw)) * u128::from(share);
-            let rank = loss << 24 | u128::from(!draw >> 40);
-            let better = rank < best;
-            winner = if better { Some(at) } else { winner };
-            best = if better { rank } else { best };
+        // What a loss by weight must not be above, in 2^34, to win yet.
+        let mut reach = u64::MAX - 1;
+        for backends in self.backends.chunks(DRAWN) {
+            let (mut draws, mut floors, mut lowest) = ([0; DRAWN], [u64::MAX; DRAWN], 0);
+            for (i, backend) in backends.iter().enumerate().filter(|(_, backend)| among(backend.at)) {
+                draws[i] = balance::draw(key, backend.hash);
+                floors[i] = balance::least_loss(draws[i]) * backend.coarse;
+                lowest = if floors[i] < floors[lowest] { i } else { lowest };
+            }
+            // A logarithm is dear. Who has the lowest floor nearly always wins, and few others can still reach it.
+            for i in std::iter::once(lowest).chain(0..backends.len()) {
+                if floors[i] > reach {
+                    continue;
+                }
+                let loss = u128::from(balance::loss(draws[i])) * u128::from(backends[i].share);
+                let rank = loss << 24 | u128::from(!draws[i] >> 40);
+                if rank < best {
+                    (winner, best) = (Some(backends[i].at), rank);
+                    reach = u64::try_from(loss >> 34).unwrap_or(reach);
+                }
+            }
         }
         winner
     }
@@ -570,4 +604,35 @@ fn ip_literal(host: &[u8]) -> Option<IpAddr> {
     let looks_so = host.contains(&b':') || host.last().is_some_and(u8::is_ascii_digit);
     let ip: IpAddr = std::str::from_utf8(host).ok().filter(|_| looks_so)?.parse().ok()?;
     Some(ip.to_canonical())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// What spares logarithms changes no placement.
+        #[test]
+        fn the_winner_is_who_has_the_least_loss_by_weight(
+            weights in proptest::collection::vec(1u64..1000, 1..40), keys in proptest::collection::vec(any::<u64>(), 50),
+            absent in 0u16..40,
+        ) {
+            let drawn = |(at, weight): (usize, &u64)| {
+                let share = u64::MAX / weight;
+                Drawn { hash: balance::name_hash(&format!("pbx{at}")), share, coarse: share >> 34, at: at as u16 }
+            };
+            let backends: Box<[_]> = weights.iter().enumerate().map(drawn).collect();
+            let draws = Draws { equal: false, backends };
+            for key in keys {
+                let rank = |backend: &&Drawn| {
+                    let draw = balance::draw(key, backend.hash);
+                    (u128::from(balance::loss(draw)) * u128::from(backend.share), u64::MAX - draw)
+                };
+                let expected = draws.backends.iter().filter(|b| b.at != absent).min_by_key(rank).map(|b| b.at);
+                prop_assert_eq!(draws.winner(key, |at| at != absent), expected);
+            }
+        }
+    }
 }

@@ -215,8 +215,11 @@ impl Exporter {
         gauge(recorder, &names::PINS, &[], self.sum(|core| core.gauge(Gauge::Pins)));
         gauge(recorder, &names::HANDSHAKES, &[], self.sum(|core| core.gauge(Gauge::Handshakes)));
         gauge(recorder, &names::PINS_LIMIT, &[], self.sum(|core| core.gauge(Gauge::PinsMax)));
+        gauge(recorder, &names::GUARDED_SOURCES, &[], self.sum(|core| core.gauge(Gauge::Guarded)));
+        gauge(recorder, &names::GUARDED_SOURCES_LIMIT, &[], self.sum(|core| core.gauge(Gauge::GuardedMax)));
         for (worker, core) in self.cores.iter().enumerate() {
             let worker = worker.to_string();
+            gauge(recorder, &names::OVERLOADED, &[&worker], core.gauge(Gauge::Overloaded));
             gauge(recorder, &names::WORKER_TABLE_VERSION, &[&worker], core.gauge(Gauge::TableVersion));
             gauge(recorder, &names::RECEIVE_BUFFER, &[&worker], core.gauge(Gauge::ReceiveBuffer));
         }

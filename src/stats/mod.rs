@@ -64,6 +64,8 @@ numbers! {
         FlowsDropped => FLOWS_DROPPED;
         FlowsMoved => FLOWS_MOVED;
         MovedDropped => MOVED_FLOWS_DROPPED;
+        UsersDropped => CONNECTION_USERS_DROPPED;
+        NewsDropped => NEWS_DROPPED;
         UnreachableDropped => UNREACHABLE_FLOWS_DROPPED;
         Undeliverable => UNDELIVERABLE;
         EtagsWrapped => ETAGS_WRAPPED;
@@ -129,6 +131,13 @@ numbers! {
         TlsRefused => TLS_ERRORS "refused";
         TlsAlert => TLS_ERRORS "alert";
         TlsOther => TLS_ERRORS "other";
+        /// Who is denied or banned.
+        RefusedDenied => CONNECTIONS_REFUSED "denied";
+        RefusedBanned => CONNECTIONS_REFUSED "banned";
+        ClosedBarred => CONNECTIONS_CLOSED "barred";
+        GuardedDropped => GUARDED_SOURCES_DROPPED;
+        Overloads => OVERLOADS;
+        Urgent => URGENT;
         Pongs => PONGS;
         HandedOver => HANDED_OVER;
         HandOverFull => HAND_OVER_FULL;
@@ -149,11 +158,24 @@ pub enum Gauge {
     ReceiveBuffer,
     /// TLS handshakes under way with those who called.
     Handshakes,
+    /// Sources that are counted, and room for them.
+    Guarded,
+    GuardedMax,
+    /// 1 while it sheds new requests.
+    Overloaded,
 }
 
 impl Gauge {
-    pub const ALL: [Gauge; 5] =
-        [Gauge::Pins, Gauge::PinsMax, Gauge::TableVersion, Gauge::ReceiveBuffer, Gauge::Handshakes];
+    pub const ALL: [Gauge; 8] = [
+        Gauge::Pins,
+        Gauge::PinsMax,
+        Gauge::TableVersion,
+        Gauge::ReceiveBuffer,
+        Gauge::Handshakes,
+        Gauge::Guarded,
+        Gauge::GuardedMax,
+        Gauge::Overloaded,
+    ];
 }
 
 /// Request or response, for `tidings_messages_total`.

@@ -134,6 +134,50 @@ metrics! {
         "Moves of a client to another flow within a dialog.";
     MOVED_FLOWS_DROPPED: Counter Count "tidings_moved_flows_dropped_total" []
         "Moved flows that had to make room.";
+    CONNECTION_USERS: Gauge Count "tidings_connection_users" []
+        "Users that are remembered of stream connections, each counted once for each connection.";
+    CONNECTION_USERS_LIMIT: Gauge Count "tidings_connection_users_limit" []
+        "Room for users of stream connections.";
+    CONNECTION_USERS_EACH_LIMIT: Gauge Count "tidings_connection_users_each_limit" []
+        "Room for users of one connection.";
+    CONNECTION_USERS_DROPPED: Counter Count "tidings_connection_users_dropped_total" []
+        "Requests of users for whom there was no room.";
+    NEWS_LIMIT: Gauge Count "tidings_news_limit" []
+        "Room for ended connections, and for answers to requests of our own, between the workers and control.";
+    NEWS_DROPPED: Counter Count "tidings_news_dropped_total" []
+        "Ended connections and answers to requests of our own for which there was no room.";
+    OWN_REQUESTS: Gauge Count "tidings_own_requests" []
+        "Requests of our own, other than probes, that wait for their answer.";
+    OWN_REQUESTS_LIMIT: Gauge Count "tidings_own_requests_limit" []
+        "Most requests of our own that wait; beyond it: outcome full.";
+    OWN_REQUESTS_ENDED: Counter Count "tidings_own_requests_total" ["outcome"]
+        "Requests of our own, other than probes, by what became of them.";
+    FLOW_EVENTS: Counter Count "tidings_flow_events_total" ["outcome"]
+        "Users whose connection ended without a goodbye: told of, or returned before.";
+    FLOW_EVENTS_SUPPRESSED: Counter Count "tidings_flow_event_lines_suppressed_total" []
+        "Flow events that were left out of the log, beyond ten in a second.";
+    WEBHOOKS: Counter Count "tidings_webhook_posts_total" ["outcome"]
+        "POSTs of flow events: delivered, refused for good, or failed and to be tried again.";
+    WEBHOOK_SPOOL: Gauge Bytes "tidings_webhook_spool_bytes" []
+        "Flow events that wait for the webhook's receiver.";
+    WEBHOOK_SPOOL_LIMIT: Gauge Bytes "tidings_webhook_spool_limit_bytes" []
+        "Room for flow events that wait.";
+    WEBHOOK_DROPPED: Counter Count "tidings_webhook_dropped_total" []
+        "Flow events for which the spool had no room.";
+    FLOW_NOTIFIES: Counter Count "tidings_flow_notifies_total" ["outcome"]
+        "NOTIFYs of flow events, by what became of them.";
+    DEREGISTRATIONS: Counter Count "tidings_deregistrations_total" ["outcome"]
+        "REGISTERs with Expires 0 for users whose connection ended, by what became of them.";
+    KEEPALIVES: Counter Count "tidings_keepalives_total" ["method"]
+        "Keep-alives sent toward phones over UDP.";
+    KEEPALIVE_FLOWS: Gauge Count "tidings_keepalive_flows" []
+        "Flows of phones over UDP that are kept alive.";
+    KEEPALIVE_RATE_LIMIT: Gauge Count "tidings_keepalive_rate_limit" []
+        "Most keep-alives in a second.";
+    KEEPALIVES_LATE: Counter Count "tidings_keepalives_late_total" []
+        "Keep-alives that came later than their interval, since the rate had no room.";
+    KEEPALIVE_DEAD: Counter Count "tidings_keepalive_dead_total" []
+        "Flows that did not answer a keep-alive and are taken for gone.";
     UNREACHABLE_FLOWS: Gauge Count "tidings_unreachable_flows" []
         "Client flows closed by an ICMP error until they speak again.";
     UNREACHABLE_FLOWS_LIMIT: Gauge Count "tidings_unreachable_flows_limit" []
@@ -226,6 +270,38 @@ metrics! {
         "Times that certificates and keys were read again: loaded, refused.";
     CERTIFICATE_EXPIRY: Gauge Seconds "tidings_certificate_expiry_timestamp_seconds" []
         "When the first of the certificates in use expires, in seconds since 1970; 0 where there are none.";
+    DENIED_PREFIXES: Gauge Count "tidings_denied_prefixes" []
+        "Prefixes from which nothing is taken; what came from there: cause denied.";
+    BANS: Gauge Count "tidings_bans" []
+        "Sources that are banned; what came from them: cause banned.";
+    BANS_LIMIT: Gauge Count "tidings_bans_limit" []
+        "Most bans in force at one time.";
+    BANS_BEGUN: Counter Count "tidings_bans_begun_total" ["cause"]
+        "Bans that began or were prolonged, by why.";
+    BANS_LIFTED: Counter Count "tidings_bans_lifted_total" []
+        "Bans that the operator lifted.";
+    BANS_LEFT_OUT: Counter Count "tidings_bans_left_out_total" []
+        "Bans for which there was no room.";
+    BAN_MIRROR_FAILURES: Counter Count "tidings_ban_mirror_failures_total" []
+        "Times that the sets of nftables could not be made to hold the bans.";
+    GUARDED_SOURCES: Gauge Count "tidings_guarded_sources" []
+        "Sources whose new dialogs and malformed messages are counted, summed over the workers.";
+    GUARDED_SOURCES_LIMIT: Gauge Count "tidings_guarded_sources_limit" []
+        "Room for such sources in all workers.";
+    GUARDED_SOURCES_DROPPED: Counter Count "tidings_guarded_sources_dropped_total" []
+        "Such sources that had to make room within a minute of their last message.";
+    NEW_DIALOGS_LIMIT: Gauge Count "tidings_new_dialogs_per_second_limit" []
+        "Most requests outside of dialogs of one source in a second, on one worker; beyond it: causes source_rate, source_flood.";
+    MALFORMED_LIMIT: Gauge Count "tidings_malformed_per_second_limit" []
+        "Most malformed messages of one source that are answered in a second; beyond it: cause malformed_rate.";
+    OVERLOADED: Gauge Count "tidings_overloaded" ["worker"]
+        "1 while a worker is behind and sheds new requests: cause overload.";
+    OVERLOADS: Counter Count "tidings_overloads_total" []
+        "Times that a worker fell behind.";
+    OVERLOAD_BEHIND_LIMIT: Gauge Seconds "tidings_overload_behind_limit_seconds" []
+        "For so long a worker may not have emptied its queues before it sheds; 0: it never does.";
+    URGENT: Counter Count "tidings_urgent_requests_total" []
+        "Requests that were taken in spite of limits or overload: calls for help, Resource-Priority.";
     PONGS: Counter Count "tidings_pongs_total" []
         "Keep-alives on streams that were answered.";
     HANDED_OVER: Counter Count "tidings_handed_over_total" []

@@ -17,6 +17,16 @@ numbers! {
         FlowsLimit => FLOWS_LIMIT;
         MovedFlows => MOVED_FLOWS;
         MovedFlowsLimit => MOVED_FLOWS_LIMIT;
+        Users => CONNECTION_USERS;
+        UsersLimit => CONNECTION_USERS_LIMIT;
+        UsersEachLimit => CONNECTION_USERS_EACH_LIMIT;
+        NewsLimit => NEWS_LIMIT;
+        OwnRequests => OWN_REQUESTS;
+        OwnRequestsLimit => OWN_REQUESTS_LIMIT;
+        WebhookSpool => WEBHOOK_SPOOL;
+        WebhookSpoolLimit => WEBHOOK_SPOOL_LIMIT;
+        KeepaliveFlows => KEEPALIVE_FLOWS;
+        KeepaliveRate => KEEPALIVE_RATE_LIMIT;
         UnreachableFlows => UNREACHABLE_FLOWS;
         UnreachableFlowsLimit => UNREACHABLE_FLOWS_LIMIT;
         Departed => DEPARTED;
@@ -34,6 +44,11 @@ numbers! {
         ConnectionSources => CONNECTION_SOURCES;
         ConnectionQueued => CONNECTION_QUEUED;
         OutputLimit => CONNECTION_OUTPUT_LIMIT;
+        DeniedPrefixes => DENIED_PREFIXES;
+        Bans => BANS;
+        BansLimit => BANS_LIMIT;
+        NewDialogsLimit => NEW_DIALOGS_LIMIT;
+        MalformedLimit => MALFORMED_LIMIT;
         OpenFilesLimit => OPEN_FILES_LIMIT;
         HandshakesLimit => HANDSHAKES_LIMIT;
         CertificateExpiry => CERTIFICATE_EXPIRY;
@@ -61,7 +76,36 @@ numbers! {
         TableFailures => TABLE_FAILURES;
         /// Probes that were due while there was no room.
         ProbesDelayed => PROBES_DELAYED;
+        OwnSuccess => OWN_REQUESTS_ENDED "success";
+        OwnRefused => OWN_REQUESTS_ENDED "refused";
+        OwnTimeout => OWN_REQUESTS_ENDED "timeout";
+        OwnUndeliverable => OWN_REQUESTS_ENDED "undeliverable";
+        /// There was no room for it.
+        OwnFull => OWN_REQUESTS_ENDED "full";
+        FlowEventsTold => FLOW_EVENTS "told";
+        /// The user was back in time.
+        FlowEventsReturned => FLOW_EVENTS "returned";
+        FlowLinesSuppressed => FLOW_EVENTS_SUPPRESSED;
+        WebhookDelivered => WEBHOOKS "delivered";
+        /// The receiver will not have this one.
+        WebhookRefused => WEBHOOKS "refused";
+        WebhookFailed => WEBHOOKS "failed";
+        WebhookDropped => WEBHOOK_DROPPED;
+        NotifySuccess => FLOW_NOTIFIES "success";
+        NotifyFailed => FLOW_NOTIFIES "failed";
+        DeregisterSuccess => DEREGISTRATIONS "success";
+        DeregisterFailed => DEREGISTRATIONS "failed";
+        KeepaliveCrlf => KEEPALIVES "crlf";
+        KeepaliveOptions => KEEPALIVES "options";
+        KeepalivesLate => KEEPALIVES_LATE;
+        KeepaliveDead => KEEPALIVE_DEAD;
         DepartedDropped => DEPARTED_DROPPED;
+        BansMalformed => BANS_BEGUN "malformed";
+        BansExcess => BANS_BEGUN "excess";
+        BansOperator => BANS_BEGUN "operator";
+        BansLifted => BANS_LIFTED;
+        BansLeftOut => BANS_LEFT_OUT;
+        BanMirrorFailures => BAN_MIRROR_FAILURES;
         DnsAnswered => DNS_LOOKUPS "answered";
         /// No such name, or no record of use.
         DnsNothing => DNS_LOOKUPS "nothing";

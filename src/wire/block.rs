@@ -42,6 +42,13 @@ impl Block {
         self.0.to_array()
     }
 
+    /// In lower case (ASCII).
+    #[inline(always)]
+    pub fn lower(self) -> Block {
+        let capitals = Block(self.0 - u8x16::splat(b'A')).at_most(25);
+        self.or(capitals.and(Block::all(0x20)))
+    }
+
     /// Byte by byte, modulo 256.
     #[inline(always)]
     pub fn plus(self, other: Block) -> Block {
@@ -103,7 +110,7 @@ pub fn find(bytes: &[u8], mut at: usize, kind: impl Fn(Block) -> Block) -> usize
 /// Fewer than sixteen bytes, and zeros behind them. By whole words that overlap: a copy of a length that the compiler does
 /// not know is a call.
 #[inline(always)]
-fn padded(bytes: &[u8]) -> [u8; 16] {
+pub fn padded(bytes: &[u8]) -> [u8; 16] {
     let len = bytes.len();
     let words = if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
         let low = u64::from_le_bytes(*first);
@@ -148,6 +155,16 @@ mod tests {
             let mut expected = [0; 16];
             expected[..len].copy_from_slice(&bytes[..len]);
             assert_eq!(padded(&bytes[..len]), expected, "{len}");
+        }
+    }
+
+    #[test]
+    fn lower_case_is_that_of_ascii() {
+        for first in (0..=240).step_by(16) {
+            let mut bytes: [u8; 16] = std::array::from_fn(|i| first + i as u8);
+            let lower = Block::of(&bytes).lower().bytes();
+            bytes.make_ascii_lowercase();
+            assert_eq!(lower, bytes);
         }
     }
 

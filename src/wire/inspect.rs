@@ -42,7 +42,8 @@ pub fn inspect<'a>(view: &View<'a>) -> Result<Essentials<'a>, Reason> {
 pub fn request_uri<'a>(view: &View<'a>) -> Result<Uri<'a>, Reason> {
     let text = view.ruri();
     let (scheme, _) = split_scheme(text).ok_or(Reason::BadRequestUri)?;
-    let known = [&b"sip"[..], b"sips", b"tel", b"urn"].iter().any(|s| scheme.eq_ignore_ascii_case(s));
+    let known = scheme == b"sip"
+        || [&b"sip"[..], b"sips", b"tel", b"urn"].iter().any(|s| scheme.eq_ignore_ascii_case(s));
     if !known {
         return Err(Reason::UriScheme);
     }

@@ -102,6 +102,16 @@ pub fn place(b: u8, bytes: &[u8]) -> Option<usize> {
     }
 }
 
+/// Appends `bytes` in lower case (ASCII).
+pub fn push_lower(bytes: &[u8], out: &mut Vec<u8>) {
+    let (blocks, rest) = bytes.as_chunks::<16>();
+    for block in blocks {
+        out.extend_from_slice(&Block::of(block).lower().bytes());
+    }
+    let last = Block::of(&block::padded(rest)).lower().bytes();
+    out.extend_from_slice(&last[..rest.len()]);
+}
+
 /// No blank and no control character.
 #[inline]
 pub fn is_printable(bytes: &[u8]) -> bool {

@@ -32,6 +32,7 @@ pub use edit::Edits;
 pub use event::Event;
 pub use frame::{Frame, Framer};
 pub use inspect::{Essentials, inspect, request_uri};
+pub use lex::number;
 pub use name::{HeaderId, Method, Transport};
 pub use reason::Reason;
 pub use scan::{Field, Index, Item, Limits, Refused, Span, Start, View};

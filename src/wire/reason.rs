@@ -78,6 +78,13 @@ reasons! {
     BackendDown         "backend_down"         503 "Service Unavailable";
     BackendGone         "backend_gone"         481 "Call/Transaction Does Not Exist";
     Silence             "silence"              0   "";
+    Denied              "denied"               0   "";
+    Banned              "banned"               0   "";
+    MalformedRate       "malformed_rate"       0   "";
+    SourceRate          "source_rate"          503 "Service Unavailable";
+    SourceFlood         "source_flood"         0   "";
+    Overload            "overload"             503 "Service Unavailable";
+    OverloadSilence     "overload_silence"     0   "";
     NoFlow              "no_flow"              480 "Temporarily Unavailable";
     FlowFailed          "flow_failed"          430 "Flow Failed";
     DeadRoute           "dead_route"           481 "Call/Transaction Does Not Exist";
@@ -95,4 +102,31 @@ reasons! {
     Unreachable         "unreachable"          503 "Service Unavailable";
     RedirectTo          "redirect"             302 "Moved Temporarily";
     NextHopTooLarge     "next_hop_too_large"   513 "Message Too Large";
+}
+
+impl Reason {
+    /// The message is no SIP, or such as no sound program writes: its sender has only so many of them (SPEC 10).
+    pub const fn is_malformed(self) -> bool {
+        let at = self as usize;
+        let broken = Reason::TooLarge as usize <= at && at <= Reason::CSeqMethod as usize;
+        broken || matches!(self, Reason::NotSip | Reason::Version | Reason::BrokenResponse)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn malformed_is_what_cannot_be_read_and_nothing_else() {
+        for &reason in Reason::ALL {
+            let code = reason.code();
+            let expected = code == 400
+                || matches!(
+                    reason,
+                    Reason::TooLarge | Reason::NotSip | Reason::Version | Reason::BrokenResponse
+                );
+            assert_eq!(reason.is_malformed(), expected, "{}", reason.label());
+        }
+    }
 }

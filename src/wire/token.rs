@@ -87,8 +87,10 @@ pub enum Bound {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ViaToken {
     pub router: u8,
-    /// Where the response goes.
+    /// Where the response goes; of a request of our own: where it went.
     pub back: Flow,
+    /// A request of our own: its response goes no further (SPEC 3.6).
+    pub own: bool,
     /// The request came from a backend (or a trusted source): the response's Record-Route names us as that side sees us.
     pub from_backend: bool,
     pub bound: Bound,
@@ -253,7 +255,8 @@ impl ViaToken {
             | u8::from(self.moved.is_some()) << 2
             | u8::from(self.publication.is_some()) << 3
             | u8::from(self.reopen.is_some()) << 4
-            | u8::from(self.reopen.is_some_and(|addr| addr.is_ipv6())) << 5]);
+            | u8::from(self.reopen.is_some_and(|addr| addr.is_ipv6())) << 5
+            | u8::from(self.own) << 6]);
         w.flow(&self.back, 0);
         if let Bound::Client(hash) = self.bound {
             w.put(&hash.to_be_bytes());
@@ -277,7 +280,7 @@ impl ViaToken {
     pub fn decode(text: &[u8], ring: &Ring) -> Result<(ViaToken, u8), Fault> {
         let (router, key_id, token) = ring.open(VIA, text, b"", |r| {
             let flags = r.byte()?;
-            if flags & !63 != 0 {
+            if flags & !127 != 0 {
                 return None;
             }
             let (back, _) = r.flow()?;
@@ -286,10 +289,11 @@ impl ViaToken {
             let moved = if flags & 4 != 0 { Some((r.flow()?.0, r.u32()?)) } else { None };
             let publication = if flags & 8 != 0 { Some(Publication::read(r)?) } else { None };
             let reopen = if flags & 16 != 0 { Some(r.addr(flags & 32 != 0)?) } else { None };
-            let from_backend = flags & 1 != 0;
+            let (from_backend, own) = (flags & 1 != 0, flags & 64 != 0);
             Some(ViaToken {
                 router: 0,
                 back,
+                own,
                 from_backend,
                 bound,
                 branch,

@@ -101,12 +101,14 @@ impl<'a> Uri<'a> {
     }
 
     /// sip or sips.
+    #[inline]
     pub fn is_sip(&self) -> bool {
-        self.scheme.eq_ignore_ascii_case(b"sip") || self.is_sips()
+        self.scheme == b"sip" || self.scheme.eq_ignore_ascii_case(b"sip") || self.is_sips()
     }
 
+    #[inline]
     pub fn is_sips(&self) -> bool {
-        self.scheme.eq_ignore_ascii_case(b"sips")
+        self.scheme.len() == 4 && self.scheme.eq_ignore_ascii_case(b"sips")
     }
 
     pub fn is_tel(&self) -> bool {
@@ -162,9 +164,7 @@ impl<'a> Uri<'a> {
             out.push(b'@');
         }
         if !is_us {
-            let host = out.len();
-            out.extend_from_slice(self.host.host);
-            out[host..].make_ascii_lowercase();
+            lex::push_lower(self.host.host, out);
         }
     }
 }

@@ -16,8 +16,8 @@ use crate::{
     forward::{Arrival, Fault, Input, Target},
     live::Now,
     net::{
-        inbox::{Batch, Inbox},
-        streams::{Ground, Heard, HostOf, Streams, messages},
+        inbox::Inbox,
+        streams::{Bars, Ground, Heard, HostOf, Streams, messages},
         sys,
     },
     stats::Counter,
@@ -37,8 +37,6 @@ pub struct Links {
     /// What each listener is bound to, by index: connections to backends leave from there.
     pub addresses: Vec<SocketAddr>,
     pub ground: Ground,
-    /// By core.
-    pub inboxes: Arc<[Inbox]>,
 }
 
 /// The same at work.
@@ -48,8 +46,7 @@ pub(super) struct Link {
     listeners: Vec<Door>,
     addresses: Vec<SocketAddr>,
     inboxes: Arc<[Inbox]>,
-    /// What was taken from our inbox, and scratch.
-    batch: Batch,
+    /// Scratch.
     index: Index,
 }
 
@@ -61,8 +58,8 @@ struct Door {
 }
 
 impl Link {
-    pub fn new(links: Links, registry: &Registry, now: Now) -> std::io::Result<Link> {
-        let Links { listeners, addresses, ground, inboxes } = links;
+    pub fn new(links: Links, inboxes: Arc<[Inbox]>, registry: &Registry, now: Now) -> std::io::Result<Link> {
+        let Links { listeners, addresses, ground } = links;
         let mut doors = Vec::with_capacity(listeners.len());
         for (at, (listener, mut socket)) in listeners.into_iter().enumerate() {
             registry.register(&mut socket, Token(LISTENERS + at), Interest::READABLE)?;
@@ -74,7 +71,6 @@ impl Link {
             listeners: doors,
             addresses,
             inboxes,
-            batch: Batch::default(),
             index: Index::new(),
         })
     }
@@ -97,10 +93,10 @@ impl Link {
         self.streams.tick(now);
     }
 
-    fn accept(&mut self, now: Now) {
+    fn accept(&mut self, now: Now, bars: Bars<'_>) {
         for door in &mut self.listeners {
             if door.ready {
-                door.ready = self.streams.accept(door.listener, &door.socket, now);
+                door.ready = self.streams.accept(door.listener, &door.socket, now, bars);
             }
         }
     }
@@ -135,16 +131,6 @@ impl Link {
             Target::Datagram { .. } => {}
         }
     }
-
-    /// Sends what other cores left for us.
-    fn empty_inbox(&mut self, host: HostOf<'_>, now: Now) {
-        let mut batch = std::mem::take(&mut self.batch);
-        self.inboxes[usize::from(self.core)].take(&mut batch);
-        for (target, range) in batch.items.drain(..) {
-            self.send_here(target, &batch.bytes[range], host, now);
-        }
-        self.batch = batch;
-    }
 }
 
 /// What became of a message for a stream.
@@ -155,7 +141,7 @@ pub(super) enum Sent {
 }
 
 /// The core that has the connections to this address.
-fn owner(to: SocketAddr, cores: usize) -> usize {
+pub fn owner(to: SocketAddr, cores: usize) -> usize {
     let ip = match to.ip() {
         IpAddr::V4(ip) => ip.to_ipv6_mapped(),
         IpAddr::V6(ip) => ip,
@@ -167,12 +153,44 @@ fn owner(to: SocketAddr, cores: usize) -> usize {
 impl<S: Step> Lane<S> {
     /// A turn's share of the streams.
     pub(super) fn turn_streams(&mut self) {
+        self.empty_inbox();
         let Some(link) = &mut self.link else { return };
-        let table = &self.table;
-        link.empty_inbox(&|to| S::host_of(table, to), self.now);
-        link.accept(self.now);
+        let (core, table, now) = (&self.core, &*self.table, self.now);
+        let bars = |listener, peer| {
+            let arrival = Arrival { listener, local: peer, peer, flow: None };
+            core.bars(now, table, &arrival)
+        };
+        if self.barred != core.bars_version() {
+            self.barred = core.bars_version();
+            link.streams.bar(now, &bars);
+        }
+        link.streams.bar_named(now, &bars);
+        link.accept(now, &bars);
         self.read_streams();
         self.flush();
+    }
+
+    /// Sends what other cores and control left for us.
+    fn empty_inbox(&mut self) {
+        let Some(inbox) = self.inboxes.get(self.index) else { return };
+        let mut batch = std::mem::take(&mut self.handed);
+        inbox.take(&mut batch);
+        for (target, range) in batch.items.drain(..) {
+            let bytes = &batch.bytes[range];
+            match (&mut self.link, target) {
+                (_, Target::Datagram { .. }) => {
+                    let start = self.outbox.bytes.len();
+                    self.outbox.bytes.extend_from_slice(bytes);
+                    self.outbox.finish(target, start);
+                }
+                (Some(link), _) => {
+                    let table = &self.table;
+                    link.send_here(target, bytes, &|to| S::host_of(table, to), self.now);
+                }
+                (None, _) => self.stats.add(Counter::SendErrors, 1),
+            }
+        }
+        self.handed = batch;
     }
 
     fn read_streams(&mut self) {
@@ -226,6 +244,9 @@ impl<S: Step> Lane<S> {
     pub(super) fn bury(&mut self) -> bool {
         let Some(link) = &mut self.link else { return false };
         link.streams.settle(self.now);
+        while let Some(closed) = link.streams.closed() {
+            self.core.step(self.now, &self.table, Input::Closed(closed), &mut self.outbox);
+        }
         let mut any = false;
         while let Some(casualty) = link.streams.casualty() {
             any = true;

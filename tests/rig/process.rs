@@ -17,6 +17,7 @@ fn package_of(program: &str) -> Option<&'static str> {
         "sipp" => Some("sip-tester"),
         "kamailio" => Some("kamailio kamailio-presence-modules kamailio-tls-modules"),
         "/usr/sbin/haproxy" => Some("haproxy"),
+        "openssl" => Some("openssl"),
         "/usr/sbin/dnsmasq" => Some("dnsmasq-base"),
         _ => None,
     }

@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, ExitStatus},
     time::Duration,
 };
@@ -14,6 +14,8 @@ pub struct Router {
     pub process: Process,
     pub admin: SocketAddr,
     pub dir: TempDir,
+    /// Variables of its environment.
+    pub env: Vec<(String, String)>,
 }
 
 impl Router {
@@ -28,11 +30,17 @@ impl Router {
         let settings = format!("table = \"table.toml\"\nstate_dir = \"{}\"\n{settings}", state.display());
         let config = dir.write("tidings.toml", &settings);
         dir.write("table.toml", table);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
-        command.args(["run", "--config"]).arg(&config);
-        let mut process = Process::start("tidings", &mut command, &dir.path().join("tidings.log"));
-        process.wait_line("ready", Duration::from_secs(20));
-        Router { process, admin, dir }
+        let process = run(&config, &dir.path().join("tidings.log"), &[]);
+        Router { process, admin, dir, env: Vec::new() }
+    }
+
+    /// Kills it at once, and starts it again with the same files.
+    #[track_caller]
+    pub fn kill_and_start(&mut self) {
+        self.process.signal("KILL");
+        self.process.wait_end(Duration::from_secs(5));
+        let dir = self.dir.path();
+        self.process = run(&dir.join("tidings.toml"), &dir.join("again.log"), &self.env);
     }
 
     /// Path of table.toml.
@@ -71,6 +79,15 @@ impl Router {
         self.process.signal("TERM");
         self.process.wait_end(Duration::from_secs(20))
     }
+}
+
+#[track_caller]
+fn run(config: &Path, log: &Path, env: &[(String, String)]) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidings"));
+    command.args(["run", "--config"]).arg(config).envs(env.iter().cloned());
+    let mut process = Process::start("tidings", &mut command, log);
+    process.wait_line("ready", Duration::from_secs(20));
+    process
 }
 
 #[track_caller]

@@ -107,6 +107,36 @@ fn handshakes_that_hang_end_and_hinder_nobody() {
     honest(&phone, &scene, &pbx);
 }
 
+/// A storm of handshakes that are honest, but many: all are made, and who is there already goes on meanwhile.
+#[test]
+fn a_storm_of_handshakes_hinders_nobody() {
+    const MANY: usize = 300;
+    let limits = "[connections]\nhandshakes = 1000\nexempt = [\"127.0.0.0/8\"]\n";
+    let scene = layout(252, "tls", "tls").more(limits).start(&one_pbx(252));
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    honest(&phone, &scene, &pbx);
+    let config = authority().client(None);
+    let mut storm: Vec<Secure> = (0..MANY)
+        .map(|_| {
+            let mut socket = tcp(scene.phones());
+            let name = scene.phones().ip().into();
+            let mut tls = rustls::ClientConnection::new(config.clone(), name).expect("a client");
+            tls.write_tls(&mut socket).expect("a hello");
+            rustls::StreamOwned::new(tls, socket)
+        })
+        .collect();
+    for _ in 0..10 {
+        honest(&phone, &scene, &pbx);
+    }
+    for stream in &mut storm {
+        assert_eq!(ask(stream, &scene), Ok(()));
+    }
+    let metrics = scene.router.metrics();
+    let made = metrics.sum("tidings_tls_handshakes_total", &[("role", "accepted")]);
+    assert_eq!(made, MANY as f64 + 1.0);
+    assert_eq!(metrics.sum("tidings_tls_errors_total", &[]), 0.0);
+}
+
 #[test]
 fn messages_may_come_together_in_pieces_and_byte_by_byte() {
     let scene = layout(238, "tls", "udp").start(&one_pbx(238));

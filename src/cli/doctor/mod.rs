@@ -1,9 +1,11 @@
 //! `tidings doctor`: checks this machine against the configuration (SPEC 11.6), and says how to mend what does not do.
 //!
 //! Nothing is changed; sockets are bound for a moment where the router would bind them. `kernel` reads sysctls, `process`
-//! the limits of whoever calls, `sockets` tries. Exit code 0 where no check failed, 1 otherwise, 2 for a configuration
+//! the limits of whoever calls, `sockets` tries, `certificates`
+//! reads what TLS listeners show. Exit code 0 where no check failed, 1 otherwise, 2 for a configuration
 //! that cannot be read.
 
+mod certificates;
 mod kernel;
 mod process;
 mod sockets;
@@ -115,6 +117,7 @@ fn all(settings: &Settings) -> Vec<Check> {
     let mut checks = process::checks(settings);
     checks.extend(kernel::checks(settings));
     checks.extend(sockets::checks(settings));
+    checks.extend(certificates::checks(settings));
     for warning in settings::warnings(settings) {
         let needs = "UDP sources that cannot be forged";
         let place = match warning.line {

@@ -7,7 +7,10 @@ use std::{
 };
 
 use super::{Check, Verdict, kernel};
-use crate::{config::Settings, net::udp};
+use crate::{
+    config::Settings,
+    net::{tcp, udp},
+};
 
 const OURSELVES: &str = "tidings";
 
@@ -15,8 +18,12 @@ pub fn checks(settings: &Settings) -> Vec<Check> {
     let mut checks = vec![reuse_port()];
     checks.extend(buffers(settings));
     for listen in &settings.listen {
-        let tried = udp::bind(listen.address, 1, 4_096, 4_096).map(drop);
-        checks.push(address(&format!("listener {}", listen.name), listen.address, "udp", tried));
+        let (name, at) = (format!("listener {}", listen.name), listen.address);
+        checks.push(if listen.transport.is_datagram() {
+            address(&name, at, "udp", udp::bind(at, 1, 4_096, 4_096).map(drop))
+        } else {
+            address(&name, at, "tcp", tcp::bind(at, 1).map(drop))
+        });
     }
     if let Some(at) = settings.admin.address {
         checks.push(address("admin", at, "tcp", TcpListener::bind(at).map(drop)));

@@ -4,7 +4,9 @@
 //! keys. What comes out is valid: nobody behind this room checks it again.
 
 mod dns;
+mod flow_events;
 mod keys;
+mod protection;
 mod read;
 mod streams;
 pub mod tls;
@@ -22,7 +24,9 @@ pub(super) use read::{network, time};
 pub(super) use units::host_port;
 
 pub use dns::Dns;
+pub use flow_events::{FlowEvents, Keepalive, KeepaliveMethod, NotifyTo, Webhook};
 pub use keys::parse_ring;
+pub use protection::{NftSets, Protection};
 pub use tls::Tls;
 pub use warn::warnings;
 
@@ -78,6 +82,9 @@ pub struct Settings {
     pub dns: Dns,
     pub connections: ConnectionLimits,
     pub tls: Tls,
+    pub flow_events: FlowEvents,
+    pub keepalive: Keepalive,
+    pub protection: Protection,
     pub admin: Admin,
     pub log: Log,
     pub origin: Origin,
@@ -130,6 +137,13 @@ pub struct Limits {
     pub moved_flows: usize,
     /// Flows that an ICMP error has closed.
     pub unreachable: usize,
+    /// Users of stream connections that are remembered (SPEC 9.9): in all, of one connection.
+    pub users: usize,
+    pub users_per_connection: usize,
+    /// Ended connections, and answers to requests of our own, that wait for control.
+    pub news: usize,
+    /// Requests of our own that wait for their answer.
+    pub own_requests: usize,
     /// Addresses of backends that left the table or their name, still believed (SPEC 1.1).
     pub departed: usize,
     /// Metric series each of rules, backends and packages, beyond which all is `other`.
@@ -256,6 +270,9 @@ impl Default for Settings {
             dns: Dns::default(),
             connections: ConnectionLimits::default(),
             tls: Tls::default(),
+            flow_events: FlowEvents::default(),
+            keepalive: Keepalive::default(),
+            protection: Protection::default(),
             admin: Admin::default(),
             log: Log::default(),
             origin: Origin::default(),
@@ -282,6 +299,10 @@ impl Default for Limits {
             flows: 100_000,
             moved_flows: 100_000,
             unreachable: 10_000,
+            users: 100_000,
+            users_per_connection: 16,
+            news: 16_384,
+            own_requests: 1_000,
             departed: 10_000,
             series: 1_000,
         }

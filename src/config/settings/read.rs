@@ -12,11 +12,11 @@ use super::{
         headers,
     },
     Admin, ConnectionLimits, Health, Limits, ListenSpec, Log, Settings, Side, Timers, Tokens, Trust, Udp,
-    Workers, default_listener, dns, keys, listener_id, streams, tls, units,
+    Workers, default_listener, dns, flow_events, keys, listener_id, protection, streams, tls, units,
 };
 use crate::wire::Transport;
 
-const SECTIONS: [&str; 17] = [
+const SECTIONS: [&str; 20] = [
     "table",
     "state_dir",
     "aliases",
@@ -31,6 +31,9 @@ const SECTIONS: [&str; 17] = [
     "dns",
     "connections",
     "tls",
+    "flow_events",
+    "keepalive",
+    "protection",
     "admin",
     "log",
     "cluster",
@@ -51,7 +54,7 @@ const LISTEN: [&str; 13] = [
     "proxy_protocol",
 ];
 const HEALTH: [&str; 5] = ["probes", "silence", "busy_sources", "busy_window", "longest_pause"];
-const LIMITS: [&str; 10] = [
+const LIMITS: [&str; 14] = [
     "message",
     "header_lines",
     "start_line",
@@ -60,6 +63,10 @@ const LIMITS: [&str; 10] = [
     "flows",
     "moved_flows",
     "unreachable",
+    "users",
+    "users_per_connection",
+    "news",
+    "own_requests",
     "departed",
     "series",
 ];
@@ -90,6 +97,9 @@ impl Settings {
                 "dns" => dns::dns(&mut faults, value, &mut settings.dns),
                 "connections" => connections(&mut faults, value, &mut settings.connections),
                 "tls" => general = tls::tls(&mut faults, value, base_dir, &mut settings.tls),
+                "flow_events" => flow_events::flow_events(&mut faults, value, &mut settings.flow_events),
+                "keepalive" => flow_events::keepalive(&mut faults, value, &mut settings.keepalive),
+                "protection" => protection::protection(&mut faults, value, &mut settings.protection),
                 "admin" => admin(&mut faults, value, &mut settings.admin),
                 "log" => log(&mut faults, value, &mut settings.log),
                 "cluster" => faults.not_yet(key, "routers do not know each other so far; leave the section out"),
@@ -432,6 +442,10 @@ fn limits(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Limits) {
             "flows" => (&mut out.flows, 1..=1 << 28),
             "moved_flows" => (&mut out.moved_flows, 1..=1 << 28),
             "unreachable" => (&mut out.unreachable, 1..=1 << 28),
+            "users" => (&mut out.users, 1..=1 << 26),
+            "users_per_connection" => (&mut out.users_per_connection, 1..=1 << 16),
+            "news" => (&mut out.news, 16..=1 << 20),
+            "own_requests" => (&mut out.own_requests, 1..=1 << 20),
             "departed" => (&mut out.departed, 1..=1 << 20),
             "series" => (&mut out.series, 1..=1 << 20),
             _ => {
@@ -523,7 +537,7 @@ fn connections(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut ConnectionL
             "per_address" => count(&mut out.per_address, faults),
             "per_prefix" => count(&mut out.per_prefix, faults),
             "accepts_per_second" => count(&mut out.accepts_per_second, faults),
-            "exempt" => out.exempt = exempt(faults, value),
+            "exempt" => out.exempt = networks(faults, name, value),
             "output" => set(&mut out.output, bytes(faults, name, value, 64 << 10..=64 << 20)),
             "idle" => set(&mut out.idle, at_least_a_second(faults, name, value, 7 * day)),
             "first_message" => set(&mut out.first_message, at_least_a_second(faults, name, value, day)),
@@ -538,7 +552,7 @@ fn connections(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut ConnectionL
 }
 
 /// Times of connections are kept by the second.
-fn at_least_a_second(
+pub(super) fn at_least_a_second(
     faults: &mut Faults<'_>,
     key: &str,
     value: &Value<'_>,
@@ -552,10 +566,11 @@ fn at_least_a_second(
     Some(time)
 }
 
-fn exempt(faults: &mut Faults<'_>, value: &Value<'_>) -> Vec<IpNet> {
+/// Addresses and prefixes.
+pub(super) fn networks(faults: &mut Faults<'_>, key: &str, value: &Value<'_>) -> Vec<IpNet> {
     let mut out = Vec::new();
-    for item in faults.array("exempt", value).into_iter().flat_map(|items| items.iter()) {
-        let Some(text) = faults.string("exempt", item) else { continue };
+    for item in faults.array(key, value).into_iter().flat_map(|items| items.iter()) {
+        let Some(text) = faults.string(key, item) else { continue };
         match network(text.value) {
             Some(net) => out.push(net),
             None => faults.error(
@@ -679,7 +694,7 @@ pub(crate) fn time(
     }
 }
 
-fn bytes(
+pub(super) fn bytes(
     faults: &mut Faults<'_>,
     key: &str,
     value: &Value<'_>,

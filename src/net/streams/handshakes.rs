@@ -13,40 +13,15 @@ use super::{HostOf, Now, Pipe, Reason, Session, Stage, Streams, name_of};
 use crate::stats::{Counter, Gauge};
 
 /// Steps of one turn.
-const STEPS: usize = 2;
+pub const STEPS: usize = 2;
 
 #[derive(Default)]
 pub struct Handshakes {
     /// Of peers that called: the slots in which they began, the oldest first, with those that are over.
     began: VecDeque<(u32, u16)>,
     under_way: usize,
-    /// What this turn may still do.
-    steps: usize,
-    /// Ready, but not in this turn.
-    put_off: VecDeque<u32>,
-}
-
-impl Handshakes {
-    /// A turn begins: those that had to wait are ready before all others.
-    pub fn turn(&mut self, ready: &mut VecDeque<u32>) {
-        self.steps = STEPS;
-        while let Some(slot) = self.put_off.pop_back() {
-            ready.push_front(slot);
-        }
-    }
-
-    pub fn may_step(&self) -> bool {
-        self.steps > 0
-    }
-
-    pub fn put_off(&mut self, slot: u32) {
-        self.put_off.push_back(slot);
-    }
-
-    /// Does any wait for the next turn?
-    pub fn is_waiting(&self) -> bool {
-        !self.put_off.is_empty()
-    }
+    /// Slots that may have a step to make; they are not in `Streams::ready`.
+    pub ready: VecDeque<u32>,
 }
 
 impl Streams {
@@ -109,8 +84,6 @@ impl Streams {
     /// After a read that may have made a step: messages can pass once it was the last.
     pub(super) fn after_greeting(&mut self, slot: u32, now: Now) {
         let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { return };
-        // A read that found nothing cost nothing.
-        self.handshakes.steps -= usize::from(connection.ready);
         if connection.stage != Stage::Handshake || !connection.pipe.is_open() {
             return;
         }

@@ -9,6 +9,7 @@ mod connection;
 mod handshakes;
 mod introduction;
 mod pipe;
+mod reading;
 mod tls;
 mod websocket;
 mod wheel;
@@ -21,7 +22,7 @@ use ipnet::IpNet;
 use mio::{Interest, Registry, Token, event::Event, net::TcpListener};
 
 use self::{
-    connection::{Brought, Connection, Stage},
+    connection::{Connection, Stage},
     handshakes::Handshakes,
     pipe::Pipe,
     tls::Session,
@@ -34,7 +35,7 @@ pub use self::{
 use super::tcp;
 use crate::{
     config::tls::{Credentials, name_of},
-    forward::{Fault, Target},
+    forward::{Closed, Fault, Target},
     live::{About, Connections, Now, Sources, TooMany, connections::MOST_SLOTS},
     stats::{CoreStats, Counter},
     wire::{Index, Limits as WireLimits, token::FlowId, upgrade::Rules},
@@ -99,6 +100,8 @@ pub enum Reason {
     ProxyUntrusted,
     /// The client that a proxy calls for has too many.
     Limit,
+    /// Nothing is taken from its peer any more.
+    Barred,
 }
 
 impl Reason {
@@ -132,9 +135,13 @@ impl Reason {
             Reason::ProxyHeader => Counter::ClosedProxyHeader,
             Reason::ProxyUntrusted => Counter::ClosedProxyUntrusted,
             Reason::Limit => Counter::ClosedLimit,
+            Reason::Barred => Counter::ClosedBarred,
         }
     }
 }
+
+/// Why nothing is taken from who is at a listener's other end, where that is so.
+pub type Bars<'a> = &'a dyn Fn(u8, SocketAddr) -> Option<crate::wire::Reason>;
 
 /// Whole messages that could not be sent, the first of them perhaps in part.
 pub struct Casualty {
@@ -200,6 +207,10 @@ pub struct Streams {
     /// Slots that are to end once what waits is sent.
     ending: Vec<u32>,
     casualties: VecDeque<Casualty>,
+    /// Those that have ended and are to be told of.
+    closed: Vec<Closed>,
+    /// Those whose client a proxy has named in this turn.
+    named: Vec<u32>,
     wheel: Wheel,
     due: Vec<(u32, u16)>,
     buffer: Vec<u8>,
@@ -222,6 +233,8 @@ impl Streams {
             handshakes: Handshakes::default(),
             ending: Vec::new(),
             casualties: VecDeque::new(),
+            closed: Vec::new(),
+            named: Vec::new(),
             wheel: Wheel::new(now.mono_ms),
             due: Vec::new(),
             buffer: Vec::new(),
@@ -231,7 +244,7 @@ impl Streams {
     }
 
     /// Accepts what waits, up to its share of a turn. True where more may wait.
-    pub fn accept(&mut self, listener: u8, socket: &TcpListener, now: Now) -> bool {
+    pub fn accept(&mut self, listener: u8, socket: &TcpListener, now: Now, bars: Bars<'_>) -> bool {
         for _ in 0..ACCEPTS {
             let (stream, peer) = match socket.accept() {
                 Ok(accepted) => accepted,
@@ -246,6 +259,12 @@ impl Streams {
                     _ => continue,
                 },
             };
+            if let Some(reason) = bars(listener, peer) {
+                let banned = reason == crate::wire::Reason::Banned;
+                let counter = if banned { Counter::RefusedBanned } else { Counter::RefusedDenied };
+                self.ground.stats.add(counter, 1);
+                continue;
+            }
             let entrance = self.ground.entrances.get(usize::from(listener)).cloned().unwrap_or_default();
             let proxied = introduction::is_proxy(&entrance.proxies, peer);
             if !self.count(peer, proxied, now) {
@@ -271,6 +290,25 @@ impl Streams {
             }
         }
         true
+    }
+
+    /// Ends the accepted connections of those from whom nothing is taken any more.
+    pub fn bar(&mut self, now: Now, bars: Bars<'_>) {
+        for slot in 0..self.slots.len() as u32 {
+            let barred = self.held(slot).is_some_and(|c| !c.dialed && bars(c.listener, c.peer).is_some());
+            if barred {
+                self.close(slot, Reason::Barred, now);
+            }
+        }
+    }
+
+    /// Ends those from whose true clients nothing is taken: of a turn's that a proxy has named.
+    pub fn bar_named(&mut self, now: Now, bars: Bars<'_>) {
+        while let Some(slot) = self.named.pop() {
+            if self.held(slot).is_some_and(|c| !c.unnamed && bars(c.listener, c.peer).is_some()) {
+                self.close(slot, Reason::Barred, now);
+            }
+        }
     }
 
     /// Gives a connection its slot.
@@ -341,7 +379,7 @@ impl Streams {
             && (!connection.ready || connection.broken)
         {
             connection.ready = true;
-            self.ready.push_back(slot);
+            self.queue(slot);
         }
         if event.is_writable() {
             self.flush(slot, now);
@@ -366,88 +404,12 @@ impl Streams {
 
     /// May any have bytes?
     pub fn is_ready(&self) -> bool {
-        !self.ready.is_empty() || self.handshakes.is_waiting()
+        !self.ready.is_empty() || !self.handshakes.ready.is_empty()
     }
 
-    /// Reads from those that may have bytes, each once before any twice, up to a turn's share or until `enough` (asked of
-    /// what `hear` collects). Each message is told with the connection's listener, ends and id.
-    pub fn read(&mut self, now: Now, hear: &mut dyn FnMut(&Ends, Heard<'_>) -> bool) {
-        if self.buffer.is_empty() {
-            self.buffer = vec![0; READ];
-        }
-        self.handshakes.turn(&mut self.ready);
-        for _ in 0..READS {
-            let Some(slot) = self.ready.pop_front() else { return };
-            let id = self.id(slot);
-            let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { continue };
-            let greeting = connection.stage == Stage::Handshake;
-            if greeting && !self.handshakes.may_step() {
-                self.handshakes.put_off(slot);
-                continue;
-            }
-            let ends =
-                Ends { listener: connection.listener, local: connection.local, peer: connection.peer, id };
-            let mut enough = false;
-            let (index, limits) = (&mut self.index, &self.ground.wire);
-            let brought = connection.read(&mut self.buffer, index, limits, now.mono_ms, &mut |heard| {
-                enough |= hear(&ends, heard);
-            });
-            if connection.ready {
-                self.ready.push_back(slot);
-            }
-            self.ground.all.note_heard(id.core.into(), slot, connection.heard_ms);
-            if greeting {
-                self.after_greeting(slot, now);
-            }
-            self.after_read(slot, brought, now);
-            if enough {
-                return;
-            }
-        }
-    }
-
-    /// Does what a read has brought about.
-    fn after_read(&mut self, slot: u32, brought: Brought, now: Now) {
-        if let Some(counter) = brought.counter {
-            self.ground.stats.add(counter, 1);
-        }
-        if let Some(said) = brought.introduced {
-            self.introduce(slot, said, now);
-        }
-        let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { return };
-        if !brought.say.is_empty()
-            && let Err(reason) = connection.send(&brought.say, &self.ground.limits, now.mono_ms)
-        {
-            return self.close(slot, reason, now);
-        }
-        // A WebSocket that says goodbye is answered, which may have to wait.
-        let told = |reason: Reason| reason.is_told(connection.dialed) || !brought.say.is_empty();
-        match brought.end {
-            Some(reason) if told(reason) => {
-                self.leave_greeting(slot);
-                let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { return };
-                connection.stage = Stage::Ending(reason);
-                self.ending.push(slot);
-            }
-            Some(reason) => self.close(slot, reason, now),
-            None if brought.pings > 0 => self.pong(slot, brought.pings, now),
-            None => self.rearm(slot),
-        }
-    }
-
-    fn pong(&mut self, slot: u32, pings: usize, now: Now) {
-        let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { return };
-        // Who does not read what we say needs no pongs on top of it.
-        if connection.queued() == 0 {
-            self.ground.stats.add(Counter::Pongs, pings as u64);
-            let pong = connection.framed(b"\r\n", &mut self.framed);
-            for _ in 0..pings.min(16) {
-                if let Err(reason) = connection.send(pong, &self.ground.limits, now.mono_ms) {
-                    return self.close(slot, reason, now);
-                }
-            }
-        }
-        self.rearm(slot);
+    /// Do more of them wait to be read than a turn reads?
+    pub fn is_crowded(&self) -> bool {
+        self.ready.len() > READS
     }
 
     /// Sends whole messages by an open connection of this core. What fails becomes a casualty.
@@ -570,6 +532,11 @@ impl Streams {
         self.casualties.pop_front()
     }
 
+    /// The next of those that have ended.
+    pub fn closed(&mut self) -> Option<Closed> {
+        self.closed.pop()
+    }
+
     /// Output waits for any peer.
     pub fn is_busy(&self) -> bool {
         self.slots.iter().filter_map(|slot| slot.held.as_deref()).any(|c| c.queued() > 0)
@@ -609,6 +576,14 @@ impl Streams {
             self.ground.stats.add(fault.counter(), 1);
         }
         connection.take_leave();
+        self.closed.push(Closed {
+            id,
+            listener: connection.listener,
+            peer: connection.peer,
+            opened_ms: connection.opened_ms,
+            heard_ms: connection.heard_ms,
+            reason: reason.counter().label().unwrap_or_default(),
+        });
         self.free.push_back((slot, now.mono_ms));
         let listener = connection.listener;
         let target = if connection.dialed {

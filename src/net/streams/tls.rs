@@ -140,6 +140,9 @@ impl Session {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             self.under_way = self.tls.writer().write(&bytes[..bytes.len().min(CHUNK)])?;
+            if self.under_way == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
         }
         if !self.flush(socket)? {
             return Err(io::ErrorKind::WouldBlock.into());

@@ -47,9 +47,14 @@ fn via() -> impl Strategy<Value = ViaToken> {
     let reopen = proptest::option::of((ip(), any::<u16>()).prop_map(SocketAddr::from));
     let moved = proptest::option::of((flow(), any::<u32>()));
     let more = (reopen, moved, proptest::option::of(publication));
-    (any::<(u8, bool, bool, u32, u64, u32)>(), flow(), more).prop_map(
-        |((router, from_backend, client, hash, branch, loop_hash), back, (reopen, moved, publication))| {
+    (any::<(u8, bool, bool, bool, u32, u64, u32)>(), flow(), more).prop_map(
+        |(
+            (router, own, from_backend, client, hash, branch, loop_hash),
+            back,
+            (reopen, moved, publication),
+        )| {
             ViaToken {
+                own,
                 router,
                 back,
                 reopen,

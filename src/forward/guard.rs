@@ -1,0 +1,164 @@
+//! Who may go on (SPEC 10): the barred are not listened to, who begins too much or writes rubbish is answered for a while
+//! and then not, and a core that is behind sheds what is new. Whoever calls for help passes.
+//!
+//! The counts are `live::Buckets`'s and `live::Bans`'s; what stands of a peer is found once and remembered by
+//! `request::Sources`. When a core is behind is for `worker` to say.
+
+use super::{Proxy, Turn, hop::Refused, request::Request, routes::Tokens};
+use crate::{
+    live::{Cause, Verdict},
+    stats::Counter,
+    wire::{Essentials, HeaderId, Method, Reason, Uri, View, name::same_name},
+};
+
+/// What stands against a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// Nothing, whatever it does: a backend, trusted, exempt.
+    Exempt,
+    /// It has its limits.
+    Limited,
+    /// Nothing is taken from it.
+    Barred(Reason),
+}
+
+impl Proxy {
+    /// A malformed message: false where its sender has had answers enough.
+    pub(super) fn bears(&mut self, turn: &Turn<'_>, reason: Reason) -> bool {
+        if turn.guard != Guard::Limited || !reason.is_malformed() {
+            return true;
+        }
+        match self.buckets.malformed(turn.arrival.peer.ip(), turn.now) {
+            Verdict::Taken | Verdict::Refused => true,
+            Verdict::Dropped { ban } => {
+                self.ask_for_ban(turn, ban, Cause::Malformed);
+                false
+            }
+        }
+    }
+
+    /// Takes one from what a client may begin. What a token of ours or a pin proves to belong to something is free; a To
+    /// tag proves nothing.
+    pub(super) fn may_begin(&mut self, request: &Request<'_>) -> Result<(), Refused> {
+        let belongs = |request: &Request<'_>| {
+            matches!(request.routes.tokens, Tokens::Route(_))
+                || request.is_cancel_or_ack() && self.pins.find(request.pin_key(), request.turn.now).is_some()
+        };
+        if request.turn.guard != Guard::Limited || belongs(request) {
+            return Ok(());
+        }
+        self.may_ask(request.turn, request.view, &request.routes.uri, request.method)
+    }
+
+    /// The same for what is no request to be forwarded.
+    pub(super) fn may_ask(
+        &mut self,
+        turn: &Turn<'_>,
+        view: &View<'_>,
+        uri: &Uri<'_>,
+        method: Method,
+    ) -> Result<(), Refused> {
+        if turn.guard != Guard::Limited {
+            return Ok(());
+        }
+        let verdict = self.buckets.new_dialog(turn.arrival.peer.ip(), turn.now);
+        if verdict == Verdict::Taken || self.is_urgent(turn, view, uri, method) {
+            return Ok(());
+        }
+        if let Verdict::Dropped { ban } = verdict {
+            self.ask_for_ban(turn, ban, Cause::Excess);
+            return Err(Reason::SourceFlood.into());
+        }
+        Err(later(turn, method, Reason::SourceRate, Reason::SourceFlood))
+    }
+
+    /// While the core is behind: nothing new (SPEC 10). A refresh of a publication is nothing new.
+    pub(super) fn sheds(
+        &self,
+        turn: &Turn<'_>,
+        view: &View<'_>,
+        essentials: &Essentials<'_>,
+        uri: &Uri<'_>,
+        method: Method,
+    ) -> Option<Refused> {
+        let goes_on = !self.shedding
+            || essentials.to_tag.is_some()
+            || matches!(method, Method::Ack | Method::Cancel)
+            || method == Method::Publish && view.first(HeaderId::SipIfMatch).is_some()
+            || self.is_urgent(turn, view, uri, method);
+        (!goes_on).then(|| later(turn, method, Reason::Overload, Reason::OverloadSilence))
+    }
+
+    /// A call for help, or one that has a priority which nobody takes away (`strip` in `[trust]`).
+    fn is_urgent(&self, turn: &Turn<'_>, view: &View<'_>, uri: &Uri<'_>, method: Method) -> bool {
+        let calls = matches!(method, Method::Invite | Method::Ack | Method::Cancel | Method::Prack)
+            || matches!(method, Method::Update | Method::Bye | Method::Info);
+        const PRIORITY: &[u8] = b"resource-priority";
+        let hidden = || {
+            !turn.source.is_backend() && turn.table.rules.strip.iter().any(|name| same_name(PRIORITY, name))
+        };
+        let has_priority =
+            || view.fields().iter().any(|field| same_name(view.of(field.name()), PRIORITY)) && !hidden();
+        let urgent = calls && is_emergency(uri, &turn.setup.emergency) || has_priority();
+        if urgent {
+            self.stats.add(Counter::Urgent, 1);
+        }
+        urgent
+    }
+
+    fn ask_for_ban(&self, turn: &Turn<'_>, wanted: bool, cause: Cause) {
+        let forgeable = turn.arrival.flow.is_none() && !turn.setup.ban_datagrams;
+        if wanted && !forgeable && !turn.table.pools.has_host(turn.arrival.peer.ip()) {
+            turn.shared.bans.ask(turn.arrival.peer.ip(), cause);
+        }
+    }
+}
+
+/// A publisher drops its event on any final error, but over UDP goes on retransmitting (SPEC 6.5).
+fn later(turn: &Turn<'_>, method: Method, reason: Reason, silence: Reason) -> Refused {
+    if method == Method::Publish && turn.arrival.flow.is_none() {
+        return silence.into();
+    }
+    Refused { reason, retry: Some(turn.setup.retry_after_s) }
+}
+
+/// `urn:service:sos` and what is below it (RFC 5031), or one of these numbers.
+fn is_emergency(uri: &Uri<'_>, numbers: &[Box<[u8]>]) -> bool {
+    const SOS: &[u8] = b"service:sos";
+    if uri.scheme.eq_ignore_ascii_case(b"urn") {
+        return uri.rest.get(..SOS.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(SOS))
+            && matches!(uri.rest.get(SOS.len()), None | Some(b'.'));
+    }
+    let number = if uri.is_tel() { uri.rest.split(|&b| b == b';').next() } else { uri.user };
+    number.is_some_and(|number| numbers.iter().any(|known| **known == *number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_for_help_are_known_by_urn_and_number() {
+        let numbers: [Box<[u8]>; 2] = [(*b"112").into(), (*b"911").into()];
+        let is = |text: &str| is_emergency(&Uri::parse(text.as_bytes()).expect("a URI"), &numbers);
+        for text in [
+            "urn:service:sos",
+            "URN:Service:SOS.fire",
+            "sip:112@example.com",
+            "sips:911@x;user=phone",
+            "tel:112",
+        ] {
+            assert!(is(text), "{text}");
+        }
+        for text in [
+            "urn:service:sosa",
+            "urn:service:counseling",
+            "sip:1120@x",
+            "sip:112x@x",
+            "sip:x@112",
+            "tel:1121",
+        ] {
+            assert!(!is(text), "{text}");
+        }
+    }
+}
