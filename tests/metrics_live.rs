@@ -72,6 +72,12 @@ address = "127.61.1.1:5061"
 certificate = "metrics.pem"
 private_key = "metrics.key"
 
+[[listen]]
+name = "browsers"
+transport = "ws"
+address = "127.61.1.1:5080"
+proxy_protocol = ["127.61.1.41"]
+
 [connections]
 per_address = 2
 
@@ -620,6 +626,29 @@ fn handshakes(house: &House, from: &str) -> TcpStream {
     hanging
 }
 
+/// A browser behind a proxy, and one that wants a page.
+fn browsers(house: &House) {
+    let call = |from: &str, bytes: &[u8]| {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+        let from: SocketAddr = from.parse().expect("an address of the test's");
+        socket.bind(&from.into()).expect("a free port");
+        let to: SocketAddr = "127.61.1.1:5080".parse().expect("an address of the test's");
+        socket.connect(&to.into()).expect("it listens");
+        let mut stream: TcpStream = socket.into();
+        stream.write_all(bytes).expect("sent");
+        stream.read_exact(&mut [0; 9]).expect("an answer");
+    };
+    let header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc6\x33\x64\x07\xc0\0\x02\x01\x0f\xa0\x13\xc4";
+    let request = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: sip\r\nSec-WebSocket-Version: 13\r\n\r\n";
+    call("127.61.1.41:0", &[header, request.as_bytes()].concat());
+    house.until(&names::WEBSOCKETS, 1.0);
+    house.until(&names::PROXIED, 1.0);
+    call("127.61.1.42:0", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+    house.until(&names::WEBSOCKETS_REFUSED, 1.0);
+}
+
 /// One who floods and is banned, another for whom there is no room, a ban lifted; a call for help from who has used up his
 /// share; more sources than are counted.
 fn protection(house: &House) {
@@ -669,6 +698,7 @@ fn every_metric_moves_in_a_running_router() {
     names_of_backends(&house);
     loop_lag(&house);
     kernel_drops(&house);
+    browsers(&house);
     protection(&house);
     let _deaf = connections(&house);
     let _hanging = handshakes(&house, "127.61.1.40:0");

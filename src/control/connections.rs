@@ -45,6 +45,9 @@ pub struct Listed {
     /// `core.slot.generation`
     pub id: String,
     pub peer: SocketAddr,
+    /// Who called for him, by the PROXY protocol.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<SocketAddr>,
     pub local: SocketAddr,
     pub listener: String,
     pub transport: &'static str,
@@ -86,6 +89,7 @@ impl Router {
         Listed {
             id: format!("{}.{}.{}", of.core, of.slot, of.generation),
             peer: of.about.peer,
+            proxy: of.about.proxy,
             local: of.about.local,
             listener: listener.name.clone(),
             transport: listener.transport.label(),

@@ -35,7 +35,7 @@ use parking_lot::Mutex;
 pub use self::tables::{Failure, Loaded, Refusal, Status, TableSource, Tables};
 use self::{certificates::Certificates, names::Names, state_dir::StateDir, tables::Ground};
 use crate::{
-    config::{Settings, table::DnsName},
+    config::{ListenSpec, Settings, table::DnsName},
     forward::{Core, Setup, Shared},
     live::{Dns, Now, Registry, SourceLimits, Sources},
     net::{self, inbox::Inbox, streams, tcp, udp},
@@ -143,6 +143,11 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     let sources = Arc::new(Sources::new(source_limits(&settings, most)));
     let inboxes: Arc<[Inbox]> = (0..count).map(|_| Inbox::default()).collect();
     let secure: Arc<[bool]> = settings.listen.iter().map(|listen| listen.transport.is_secure()).collect();
+    let entrance = |listen: &ListenSpec| streams::Entrance {
+        websocket: listen.websocket.clone(),
+        proxies: listen.proxies.clone(),
+    };
+    let entrances: Arc<[streams::Entrance]> = settings.listen.iter().map(entrance).collect();
     let addresses: Vec<_> = settings.listen.iter().map(|listen| listen.address).collect();
     let mut workers = Vec::with_capacity(count);
     for (index, stats) in stats.iter().enumerate() {
@@ -163,6 +168,7 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
                     sources: sources.clone(),
                     stats: stats.clone(),
                     secure: secure.clone(),
+                    entrances: entrances.clone(),
                     credentials: certificates.current().clone(),
                 },
             }),

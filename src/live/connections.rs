@@ -45,6 +45,8 @@ pub struct About {
     pub dialed: bool,
     pub local: SocketAddr,
     pub peer: SocketAddr,
+    /// Who called for him, and said so by the PROXY protocol.
+    pub proxy: Option<SocketAddr>,
     /// `mono_ms`
     pub opened_ms: u64,
 }
@@ -119,6 +121,14 @@ impl Connections {
         slot.word.store(u64::from(generation) << 48 | now.mono_ms & MS, Ordering::Release);
         slot.about.lock().take();
         self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// A proxy has said for whom it calls; by its core only.
+    pub fn introduce(&self, core: usize, slot: u32, client: SocketAddr) {
+        let Some(slot) = self.slot(core, slot) else { return };
+        if let Some(about) = slot.about.lock().as_mut() {
+            about.proxy = Some(std::mem::replace(&mut about.peer, client));
+        }
     }
 
     /// Notes for people when bytes last came; by its core only.
@@ -211,7 +221,14 @@ mod tests {
 
     fn about(opened_ms: u64) -> About {
         let address = |port| SocketAddr::from(([192, 0, 2, 1], port));
-        About { listener: 0, dialed: false, local: address(5060), peer: address(40_000), opened_ms }
+        About {
+            listener: 0,
+            dialed: false,
+            local: address(5060),
+            peer: address(40_000),
+            proxy: None,
+            opened_ms,
+        }
     }
 
     /// SPEC 3.2: a slot only with its generation; 3.5: grace counts from the close that we saw.
@@ -238,9 +255,12 @@ mod tests {
         all.open(0, 0, 9, about(2_000));
         all.note_heard(1, 3_000, 5_500);
         all.note_queued(1, 3_000, 77);
+        let (client, proxy) = (SocketAddr::from(([198, 51, 100, 7], 5)), about(0).peer);
+        all.introduce(1, 3_000, client);
         all.close(0, 0, 9, at(2_500));
         let list = all.list(at(9_000));
         assert_eq!(list.len(), 1);
         assert_eq!((list[0].core, list[0].slot, list[0].idle_s, list[0].queued), (1, 3_000, 4, 77));
+        assert_eq!((list[0].about.peer, list[0].about.proxy), (client, Some(proxy)));
     }
 }

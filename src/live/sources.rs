@@ -82,15 +82,30 @@ impl Sources {
 
     /// A connection of this address was accepted; refused where it is one too many, and then it is not counted.
     pub fn take(&self, ip: IpAddr, now: Now) -> Result<(), TooMany> {
-        let before = self.accepted.fetch_add(1, Ordering::Relaxed);
-        let taken = if before >= self.limits.most { Err(TooMany::All) } else { self.take_source(ip, now) };
+        self.take_unnamed()?;
+        let taken = self.name(ip, now);
         if taken.is_err() {
-            self.accepted.fetch_sub(1, Ordering::Relaxed);
+            self.give_unnamed();
         }
         taken
     }
 
-    fn take_source(&self, ip: IpAddr, now: Now) -> Result<(), TooMany> {
+    /// One was accepted of a proxy that has yet to say for whom it calls: it counts in all only.
+    pub fn take_unnamed(&self) -> Result<(), TooMany> {
+        if self.accepted.fetch_add(1, Ordering::Relaxed) >= self.limits.most {
+            self.give_unnamed();
+            return Err(TooMany::All);
+        }
+        Ok(())
+    }
+
+    /// One that was never named has ended.
+    pub fn give_unnamed(&self) {
+        self.accepted.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// One that was taken unnamed is this address's; refused where it is one too many, and then it is unnamed still.
+    pub fn name(&self, ip: IpAddr, now: Now) -> Result<(), TooMany> {
         let ip = ip.to_canonical();
         if self.is_exempt(ip) {
             return Ok(());
@@ -125,7 +140,7 @@ impl Sources {
 
     /// An accepted connection of this address has ended.
     pub fn give(&self, ip: IpAddr) {
-        self.accepted.fetch_sub(1, Ordering::Relaxed);
+        self.give_unnamed();
         let ip = ip.to_canonical();
         if !self.is_exempt(ip) {
             self.release(Key::Address(ip));
@@ -241,6 +256,25 @@ mod tests {
         assert!(!all.is_empty());
         all.sweep(at(8_000));
         assert!(all.is_empty(), "nothing is kept of who is gone");
+    }
+
+    /// SPEC 9.5: behind a proxy the client is counted, not the proxy.
+    #[test]
+    fn who_is_named_later_counts_from_then_on() {
+        let all = sources();
+        for _ in 0..10 {
+            assert_eq!(all.take_unnamed(), Ok(()));
+        }
+        assert_eq!(all.take_unnamed(), Err(TooMany::All));
+        assert_eq!((all.accepted(), all.len()), (10, 0));
+        for _ in 0..3 {
+            assert_eq!(all.name(ip(1), at(5_000)), Ok(()));
+        }
+        assert_eq!(all.name(ip(1), at(5_000)), Err(TooMany::Address));
+        (0..3).for_each(|_| all.give(ip(1)));
+        (0..7).for_each(|_| all.give_unnamed());
+        all.sweep(at(9_000));
+        assert_eq!((all.accepted(), all.len()), (0, 0));
     }
 
     #[test]

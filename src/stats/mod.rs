@@ -104,6 +104,22 @@ numbers! {
         /// It had to make room for other handshakes.
         ClosedHandshakes => CONNECTIONS_CLOSED "handshakes";
         ClosedTls => CONNECTIONS_CLOSED "tls";
+        ClosedUpgrade => CONNECTIONS_CLOSED "upgrade";
+        ClosedWebsocket => CONNECTIONS_CLOSED "websocket";
+        ClosedProxyHeader => CONNECTIONS_CLOSED "proxy_header";
+        ClosedProxyUntrusted => CONNECTIONS_CLOSED "proxy_untrusted";
+        /// The client that the proxy named has too many.
+        ClosedLimit => CONNECTIONS_CLOSED "limit";
+        Websockets => WEBSOCKETS;
+        UpgradeRequest => WEBSOCKETS_REFUSED "request";
+        UpgradeTooLong => WEBSOCKETS_REFUSED "too_long";
+        UpgradeMethod => WEBSOCKETS_REFUSED "method";
+        UpgradePath => WEBSOCKETS_REFUSED "path";
+        UpgradeNone => WEBSOCKETS_REFUSED "no_upgrade";
+        UpgradeVersion => WEBSOCKETS_REFUSED "version";
+        UpgradeProtocol => WEBSOCKETS_REFUSED "protocol";
+        UpgradeOrigin => WEBSOCKETS_REFUSED "origin";
+        Proxied => PROXIED;
         Handshakes => TLS_HANDSHAKES "accepted";
         HandshakesDialed => TLS_HANDSHAKES "dialed";
         TlsBadRecord => TLS_ERRORS "bad_record";

@@ -260,6 +260,12 @@ metrics! {
         "TLS handshakes that were completed.";
     TLS_ERRORS: Counter Count "tidings_tls_errors_total" ["cause"]
         "TLS connections that failed, in the handshake or later.";
+    WEBSOCKETS: Counter Count "tidings_websocket_upgrades_total" []
+        "Connections that became WebSockets.";
+    WEBSOCKETS_REFUSED: Counter Count "tidings_websocket_refused_total" ["cause"]
+        "Requests for a WebSocket that were refused.";
+    PROXIED: Counter Count "tidings_proxy_headers_total" []
+        "Connections whose client a proxy named by the PROXY protocol.";
     CERTIFICATE_LOADS: Counter Count "tidings_certificate_loads_total" ["outcome"]
         "Times that certificates and keys were read again: loaded, refused.";
     CERTIFICATE_EXPIRY: Gauge Seconds "tidings_certificate_expiry_timestamp_seconds" []

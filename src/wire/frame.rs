@@ -7,7 +7,7 @@
 //!
 //! What cannot be framed for certain ends the connection: nobody looks for the next message behind a fault (no request
 //! is smuggled). A message whose end is certain is `Frame::Message`, whatever else is wrong with it: `scan` and `inspect`
-//! refuse it, and the connection goes on. Not for WebSocket, whose frames are messages (`ws`).
+//! refuse it, and the connection goes on. On a WebSocket, which has ends of its own, `whole` is asked instead.
 
 use memchr::{memchr, memmem};
 
@@ -86,6 +86,34 @@ impl Framer {
         self.whole =
             index.length(&received[..head], limits).map_err(|reason| refused(received, reason, head))?;
         Ok(())
+    }
+}
+
+/// What the one message of a WebSocket message is (RFC 7118 5): its ends are known, so Content-Length need not be there, but
+/// must be true where it is. CRLFs alone are a keep-alive, a ping where there are two; before a message they are nothing.
+pub fn whole<'a>(received: &'a [u8], index: &mut Index, limits: &Limits) -> (Frame, &'a [u8]) {
+    let mut message = received;
+    while let Some(rest) = message.strip_prefix(LINE) {
+        message = rest;
+    }
+    if message.is_empty() {
+        return (Frame::Keepalive { len: received.len(), ping: received.len() >= EMPTY_LINE.len() }, message);
+    }
+    let length = match (starts(message, 0), memmem::find(message, EMPTY_LINE)) {
+        (Err(reason), _) => return (Frame::Refused { reason, head: 0 }, message),
+        (Ok(_), None) => Err((Reason::BadLineEnd, message.len())),
+        (Ok(_), Some(at)) => {
+            let head = at + EMPTY_LINE.len();
+            match index.length_if_said(&message[..head], limits) {
+                Ok(Some(len)) if len as usize != message.len() => Err((Reason::BadContentLength, head)),
+                Ok(_) => Ok(message.len()),
+                Err(reason) => Err((reason, head)),
+            }
+        }
+    };
+    match length {
+        Ok(len) => (Frame::Message { len }, message),
+        Err((reason, head)) => (refused(message, reason, head), message),
     }
 }
 

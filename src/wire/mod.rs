@@ -14,15 +14,18 @@ pub mod inspect;
 pub mod ip;
 mod lex;
 pub mod name;
+pub mod proxy;
 pub mod put;
 pub mod reason;
 pub mod reply;
 pub mod scan;
 pub mod stun;
 pub mod token;
+pub mod upgrade;
 pub mod uri;
 pub mod via;
 mod view;
+pub mod websocket;
 
 pub use addr::NameAddr;
 pub use edit::Edits;

@@ -192,6 +192,11 @@ impl Transport {
         matches!(self, Transport::Tls | Transport::Wss)
     }
 
+    /// RFC 7118.
+    pub const fn is_websocket(self) -> bool {
+        matches!(self, Transport::Ws | Transport::Wss)
+    }
+
     /// 5061 for TLS, 80 and 443 for WebSocket, else 5060 (RFC 3261 19.1.2, RFC 7118).
     pub const fn default_port(self) -> u16 {
         match self {

@@ -261,6 +261,15 @@ impl Index {
     /// must be there (RFC 3261 18.3). `Err`: where it ends is not certain, or it is too large; then an answer may be written
     /// where the reason has a code. Faults that concern no line's end pass: `scan` finds them again.
     pub(super) fn length(&mut self, head: &[u8], limits: &Limits) -> Result<u32, Reason> {
+        match self.length_if_said(head, limits)? {
+            Some(length) => Ok(length),
+            None if is_version(head) => Err(Reason::BrokenResponse),
+            None => Err(Reason::MissingContentLength),
+        }
+    }
+
+    /// The same where the end is known besides (RFC 7118 5): `None` without a Content-Length.
+    pub(super) fn length_if_said(&mut self, head: &[u8], limits: &Limits) -> Result<Option<u32>, Reason> {
         self.clear();
         let lf = memchr(b'\n', head).ok_or(Reason::NotSip)?;
         let line = head[..lf].strip_suffix(b"\r").ok_or(Reason::NotSip)?;
@@ -272,13 +281,14 @@ impl Index {
         let mut fault = (line.len() > limits.start_line).then_some(Reason::StartLineTooLong);
         let end = self.header_lines(head, lf + 1, limits.header_lines, &mut fault);
         let length = match fault {
-            None => self.content_length(head).and_then(|length| length.ok_or(Reason::MissingContentLength)),
+            None => self.content_length(head),
             Some(fault) => Err(fault),
         };
         // `n` is below 2^32.
-        match length.map(|n| n + end as u64) {
-            Ok(whole) if whole <= limits.message as u64 => Ok(whole as u32),
-            Ok(_) => Err(Reason::TooLarge),
+        match length.map(|length| length.map(|n| n + end as u64)) {
+            Ok(None) => Ok(None),
+            Ok(Some(whole)) if whole <= limits.message as u64 => Ok(Some(whole as u32)),
+            Ok(Some(_)) => Err(Reason::TooLarge),
             Err(reason) => Err(reason),
         }
         .map_err(|reason| if request { reason } else { of_response(reason) })
@@ -521,7 +531,7 @@ fn of_response(reason: Reason) -> Reason {
 
 /// The start line at offset 0, without its CRLF. `Err`: not recognised, or a broken response.
 pub(super) fn start_line(line: &[u8]) -> Result<(Start, Option<Reason>), Reason> {
-    if line.first_chunk::<4>().is_some_and(|v| v.eq_ignore_ascii_case(b"SIP/")) {
+    if is_version(line) {
         return status_line(line).map(|start| (start, None)).ok_or(Reason::BrokenResponse);
     }
     let Some(blank) = memchr2(b' ', b'\t', line) else { return Err(Reason::NotSip) };
@@ -541,6 +551,11 @@ pub(super) fn start_line(line: &[u8]) -> Result<(Start, Option<Reason>), Reason>
         fault = fault.or(Some(Reason::BadRequestUri));
     }
     Ok((Start::Request { method, token: Span::new(0, blank), uri }, fault))
+}
+
+/// A status line begins with a version.
+fn is_version(line: &[u8]) -> bool {
+    line.first_chunk::<4>().is_some_and(|v| v.eq_ignore_ascii_case(b"SIP/"))
 }
 
 /// A request line that does not end with ` SIP/2.0`: where its URI ends, and its fault, if it has one.

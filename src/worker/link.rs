@@ -164,6 +164,7 @@ impl<S: Step> Lane<S> {
             self.barred = core.bars_version();
             link.streams.bar(now, &bars);
         }
+        link.streams.bar_named(now, &bars);
         link.accept(now, &bars);
         self.read_streams();
         self.flush();

@@ -24,6 +24,7 @@ pub mod scene;
 pub mod sipp;
 pub mod tcp;
 pub mod text;
+pub mod websocket;
 
 #[allow(unused_imports)]
 pub use self::{

@@ -1,4 +1,4 @@
-//! A SIP party of the test's own, over UDP, TCP or TLS: it sends and takes raw bytes, each wait with a deadline.
+//! A SIP party of the test's own, over UDP, TCP, TLS or a WebSocket: it sends and takes raw bytes, each wait with a deadline.
 
 use std::{
     io::ErrorKind,
@@ -22,6 +22,8 @@ enum Wire {
     Udp(UdpSocket),
     Tcp(Tcp),
     Tls(Tcp),
+    Ws(Tcp),
+    Wss(Tcp),
 }
 
 impl Party {
@@ -66,9 +68,19 @@ impl Party {
         address: SocketAddr,
         credentials: (Arc<rustls::ClientConfig>, Arc<rustls::ServerConfig>),
     ) -> Party {
-        let tcp = Tcp::bind_with(address, Some(credentials))
+        let tcp = Tcp::bind_with(address, Some(credentials), false)
             .unwrap_or_else(|error| panic!("cannot bind {address}/tls: {error}"));
         Party { address: tcp.address(), wire: Wire::Tls(tcp) }
+    }
+
+    /// A phone that calls as a WebSocket, over TLS where it is `secure`.
+    #[track_caller]
+    pub fn bind_websocket(address: impl ToSocketAddrs + std::fmt::Debug, secure: bool) -> Party {
+        let mut addresses = address.to_socket_addrs().expect("an address of the test's");
+        let address = addresses.next().expect("an address of the test's");
+        let tcp = Tcp::bind_websocket(address, secure);
+        let tcp = tcp.unwrap_or_else(|error| panic!("cannot bind {address}/ws: {error}"));
+        Party { address: tcp.address(), wire: if secure { Wire::Wss(tcp) } else { Wire::Ws(tcp) } }
     }
 
     /// As Via names its transport.
@@ -77,6 +89,8 @@ impl Party {
             Wire::Udp(_) => "UDP",
             Wire::Tcp(_) => "TCP",
             Wire::Tls(_) => "TLS",
+            Wire::Ws(_) => "WS",
+            Wire::Wss(_) => "WSS",
         }
     }
 
@@ -85,7 +99,7 @@ impl Party {
     pub fn udp(&self) -> &UdpSocket {
         match &self.wire {
             Wire::Udp(socket) => socket,
-            Wire::Tcp(_) | Wire::Tls(_) => panic!("a TCP party has no UDP socket"),
+            _ => panic!("a TCP party has no UDP socket"),
         }
     }
 
@@ -94,7 +108,7 @@ impl Party {
     pub fn into_udp(self) -> UdpSocket {
         match self.wire {
             Wire::Udp(socket) => socket,
-            Wire::Tcp(_) | Wire::Tls(_) => panic!("a TCP party has no UDP socket"),
+            _ => panic!("a TCP party has no UDP socket"),
         }
     }
 
@@ -102,7 +116,7 @@ impl Party {
     #[track_caller]
     pub fn tcp(&self) -> &Tcp {
         match &self.wire {
-            Wire::Tcp(tcp) | Wire::Tls(tcp) => tcp,
+            Wire::Tcp(tcp) | Wire::Tls(tcp) | Wire::Ws(tcp) | Wire::Wss(tcp) => tcp,
             Wire::Udp(_) => panic!("a UDP party has no connections"),
         }
     }
@@ -114,7 +128,7 @@ impl Party {
             Wire::Udp(socket) => {
                 socket.send_to(message.as_ref(), to).expect("loopback takes a datagram");
             }
-            Wire::Tcp(tcp) | Wire::Tls(tcp) => {
+            Wire::Tcp(tcp) | Wire::Tls(tcp) | Wire::Ws(tcp) | Wire::Wss(tcp) => {
                 let to = to.to_socket_addrs().expect("an address of the test's").next();
                 tcp.send(to.expect("an address of the test's"), message.as_ref());
             }
@@ -124,7 +138,7 @@ impl Party {
     /// The next message within `limit`, and who sent it.
     pub fn poll(&self, limit: Duration) -> Option<(Vec<u8>, SocketAddr)> {
         let socket = match &self.wire {
-            Wire::Tcp(tcp) | Wire::Tls(tcp) => return tcp.poll(limit),
+            Wire::Tcp(tcp) | Wire::Tls(tcp) | Wire::Ws(tcp) | Wire::Wss(tcp) => return tcp.poll(limit),
             Wire::Udp(socket) => socket,
         };
         let mut buffer = vec![0; 65_536];

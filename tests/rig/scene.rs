@@ -29,8 +29,9 @@ pub struct Layout {
     pub top: String,
     pub keys: String,
     pub router_id: u8,
-    /// Name of the phones' listener.
+    /// Name of the phones' listener, and lines of it.
     pub phones: &'static str,
+    pub listener: String,
     /// Sections, behind all others.
     pub more: String,
     /// Transports of the phones and of the PBXs.
@@ -40,7 +41,7 @@ pub struct Layout {
     pub own_tls: bool,
 }
 
-/// A column of the matrix: `udp`, `tcp` or `tls` of the phones and of the PBXs.
+/// A column of the matrix: `udp`, `tcp` or `tls` of the phones and of the PBXs; of phones `ws` and `wss` too.
 pub type Column = (&'static str, &'static str);
 
 thread_local! {
@@ -49,8 +50,9 @@ thread_local! {
 
 /// Runs a test in each column that there is; the scenes that it starts are in that one.
 pub fn in_each_column(test: impl Fn()) {
-    let transports = ["udp", "tcp", "tls"];
-    for column in transports.into_iter().flat_map(|phones| transports.map(|pbxs| (phones, pbxs))) {
+    let pbxs = ["udp", "tcp", "tls"];
+    let columns = ["udp", "tcp", "tls", "ws"].into_iter().flat_map(|phones| pbxs.map(|pbxs| (phones, pbxs)));
+    for column in columns.chain([("wss", "udp")]) {
         eprintln!("phones over {}, PBXs over {}", column.0, column.1);
         COLUMN.set(column);
         test();
@@ -65,6 +67,7 @@ impl Layout {
             keys: KEY.into(),
             router_id: 0,
             phones: "phones",
+            listener: String::new(),
             more: String::new(),
             column: COLUMN.get(),
             workers: 1,
@@ -79,11 +82,11 @@ impl Layout {
     }
 
     fn settings(&self) -> String {
-        let Layout { net, top, keys, router_id, phones, more, column, workers, .. } = self;
+        let Layout { net, top, keys, router_id, phones, listener, more, column, workers, .. } = self;
         let (clients, backends) = column;
         format!(
             "{top}\n[workers]\ncount = {workers}\npin = false\n\
-             [[listen]]\nname = \"{phones}\"\ntransport = \"{clients}\"\naddress = \"127.40.{net}.1:5060\"\nside = \"clients\"\n\
+             [[listen]]\nname = \"{phones}\"\ntransport = \"{clients}\"\naddress = \"127.40.{net}.1:5060\"\nside = \"clients\"\n{listener}\
              [[listen]]\nname = \"pbxs\"\ntransport = \"{backends}\"\naddress = \"127.40.{net}.2:5060\"\nside = \"backends\"\n\
              [admin]\naddress = \"127.40.{net}.1:9060\"\n\
              [tokens]\nrouter_id = {router_id}\nkeys = [{keys}]\n{more}"
@@ -96,7 +99,8 @@ impl Layout {
         // Listeners have the certificate of their addresses.
         let pki = TempDir::new("pki");
         let mut settings = self.settings();
-        if !self.own_tls && [self.column.0, self.column.1].contains(&"tls") {
+        let secure = |transport| matches!(transport, "tls" | "wss");
+        if !self.own_tls && (secure(self.column.0) || secure(self.column.1)) {
             settings +=
                 &certificates(&pki, &[&format!("127.40.{}.1", self.net), &format!("127.40.{}.2", self.net)]);
         }
@@ -190,6 +194,8 @@ impl Scene {
         match if pbx { self.column.1 } else { self.column.0 } {
             "tcp" => Party::bind_tcp(SocketAddr::V4(at)),
             "tls" => Party::bind_tls(SocketAddr::V4(at)),
+            "ws" => Party::bind_websocket(SocketAddr::V4(at), false),
+            "wss" => Party::bind_websocket(SocketAddr::V4(at), true),
             _ => Party::bind(SocketAddr::V4(at)),
         }
     }
@@ -219,9 +225,13 @@ impl Scene {
     /// sockets in one turn, so that the second answer comes a whole turn later. A client is answered on both sides.
     #[track_caller]
     pub fn settle(&self) {
-        let bind = |transport, host| match transport {
+        let bind = |transport: &str, host| match transport {
             "tcp" => Party::bind_tcp(SocketAddr::from(([127, 40, self.net, host], 5060))),
             "tls" => Party::bind_tls(SocketAddr::from(([127, 40, self.net, host], 5060))),
+            "ws" | "wss" => {
+                let at = SocketAddr::from(([127, 40, self.net, host], 5060));
+                Party::bind_websocket(at, transport == "wss")
+            }
             _ => Party::bind(SocketAddr::from(([127, 40, self.net, host], 5060))),
         };
         let (clients, backends) = (bind(self.column.0, 250), bind(self.column.1, 251));

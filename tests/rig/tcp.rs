@@ -1,4 +1,4 @@
-//! A SIP party over TCP or TLS: a listener, and connections that it accepted or made, all of whose messages come in one queue.
+//! A SIP party over TCP, TLS or a WebSocket: a listener, and connections that it accepted or made, all of whose messages come in one queue.
 //!
 //! It speaks to an address by the connection that it has with it, whoever made it, and calls where it has none: from its
 //! own port, so that it is known by its address as over UDP. Framing is its own, with none of the router's code.
@@ -18,6 +18,8 @@ use std::{
 use rustls::{ClientConfig, ClientConnection, Connection, ServerConfig, ServerConnection};
 use socket2::{Domain, Socket, Type};
 
+use super::websocket;
+
 type Open = Arc<Mutex<BTreeMap<SocketAddr, Line>>>;
 /// What it shows and trusts, where it speaks TLS.
 pub type Credentials = Option<(Arc<ClientConfig>, Arc<ServerConfig>)>;
@@ -27,16 +29,38 @@ pub type Credentials = Option<(Arc<ClientConfig>, Arc<ServerConfig>)>;
 pub struct Line {
     pub socket: Arc<TcpStream>,
     tls: Option<Arc<Mutex<Connection>>>,
+    /// Its messages are in frames.
+    websocket: bool,
 }
 
 impl Line {
     pub fn plain(socket: TcpStream) -> Line {
-        Line { socket: Arc::new(socket), tls: None }
+        Line { socket: Arc::new(socket), tls: None, websocket: false }
     }
 
     /// Over TLS; the handshake goes on as `read` is driven, or by the first write.
     pub fn secure(socket: TcpStream, tls: Connection) -> Line {
-        Line { socket: Arc::new(socket), tls: Some(Arc::new(Mutex::new(tls))) }
+        Line { socket: Arc::new(socket), tls: Some(Arc::new(Mutex::new(tls))), websocket: false }
+    }
+
+    /// Becomes a WebSocket.
+    pub fn upgrade(mut self) -> Line {
+        self.write(websocket::request("/", "").as_bytes()).expect("loopback takes it");
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            assert_eq!(self.read(&mut byte).expect("an answer"), 1, "closed: {}", answer.escape_ascii());
+            answer.push(byte[0]);
+        }
+        let answer = String::from_utf8(answer).expect("text");
+        assert!(answer.starts_with("HTTP/1.1 101 ") && answer.contains(websocket::ACCEPT), "{answer}");
+        self.websocket = true;
+        self
+    }
+
+    /// Sends one message.
+    pub fn send(&self, message: &[u8]) -> std::io::Result<()> {
+        if self.websocket { self.write(&websocket::message(message)) } else { self.write(message) }
     }
 
     pub fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
@@ -96,6 +120,7 @@ pub struct Tcp {
     address: SocketAddr,
     open: Open,
     credentials: Credentials,
+    websocket: bool,
     ended: Arc<AtomicBool>,
     arrived: Receiver<(Vec<u8>, SocketAddr)>,
     arrive: Sender<(Vec<u8>, SocketAddr)>,
@@ -111,17 +136,23 @@ fn socket(address: SocketAddr) -> std::io::Result<Socket> {
 
 impl Tcp {
     pub fn bind(address: SocketAddr) -> std::io::Result<Tcp> {
-        Tcp::bind_with(address, None)
+        Tcp::bind_with(address, None, false)
     }
 
-    pub fn bind_with(address: SocketAddr, credentials: Credentials) -> std::io::Result<Tcp> {
+    /// It calls as a WebSocket, over TLS where it is `secure`.
+    pub fn bind_websocket(address: SocketAddr, secure: bool) -> std::io::Result<Tcp> {
+        Tcp::bind_with(address, secure.then(|| super::pki::party(address.ip())), true)
+    }
+
+    pub fn bind_with(address: SocketAddr, credentials: Credentials, websocket: bool) -> std::io::Result<Tcp> {
         let listener = socket(address)?;
         listener.listen(64)?;
         let address = listener.local_addr()?.as_socket().expect("an IP address");
         listener.set_nonblocking(true)?;
         let listener: std::net::TcpListener = listener.into();
         let (arrive, arrived) = channel();
-        let tcp = Tcp { address, credentials, open: Open::default(), ended: Arc::default(), arrived, arrive };
+        let (open, ended) = (Open::default(), Arc::default());
+        let tcp = Tcp { address, credentials, websocket, open, ended, arrived, arrive };
         let (open, ended, arrive) = (tcp.open.clone(), tcp.ended.clone(), tcp.arrive.clone());
         let server = tcp.credentials.as_ref().map(|(_, server)| server.clone());
         std::thread::spawn(move || {
@@ -171,12 +202,13 @@ impl Tcp {
                 Line::secure(stream, tls.into())
             }
         };
+        let line = if self.websocket { line.upgrade() } else { line };
         take(line.clone(), to, &self.open, &self.arrive);
         line
     }
 
     pub fn send(&self, to: SocketAddr, message: &[u8]) {
-        self.connection(to).write(message).expect("loopback takes it");
+        self.connection(to).send(message).expect("loopback takes it");
     }
 
     /// The next message, or CRLF, and whose.
@@ -229,6 +261,15 @@ pub fn read_line(line: &Line, mut each: impl FnMut(Vec<u8>)) {
     let mut buffer = [0; 65_536];
     while let Ok(n @ 1..) = line.read(&mut buffer) {
         held.extend_from_slice(&buffer[..n]);
+        if line.websocket {
+            while let Some(frame) = websocket::take(&mut held) {
+                // All else is about the connection.
+                if matches!(frame.first, 0x81 | 0x82) {
+                    each(frame.payload);
+                }
+            }
+            continue;
+        }
         while let Some(len) = whole(&held) {
             each(held.drain(..len).collect());
         }

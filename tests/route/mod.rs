@@ -135,6 +135,8 @@ pub fn listener(name: &str, transport: Transport, addr: &str, side: Side) -> Lis
         advertise: None,
         id: 0,
         tls: None,
+        websocket: None,
+        proxies: [].into(),
     }
 }
 

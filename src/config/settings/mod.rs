@@ -8,16 +8,17 @@ mod flow_events;
 mod keys;
 mod protection;
 mod read;
+mod streams;
 pub mod tls;
 mod units;
 mod warn;
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
 use super::document::Place;
-use crate::wire::{Limits as WireLimits, Transport};
+use crate::wire::{Limits as WireLimits, Transport, upgrade};
 
 pub(super) use read::{network, time};
 pub(super) use units::host_port;
@@ -57,6 +58,10 @@ pub struct ListenSpec {
     pub id: u16,
     /// Where the transport has TLS.
     pub tls: Option<tls::ServerTls>,
+    /// What is asked of those who come, where the transport is a WebSocket.
+    pub websocket: Option<Arc<upgrade::Rules>>,
+    /// Who says by the PROXY protocol for whom he calls; all others must not.
+    pub proxies: Arc<[IpNet]>,
 }
 
 /// The whole of tidings.toml, valid.
@@ -241,6 +246,8 @@ impl ListenSpec {
             advertise: None,
             id: listener_id(name),
             tls: None,
+            websocket: None,
+            proxies: Arc::default(),
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{
         headers,
     },
     Admin, ConnectionLimits, Health, Limits, ListenSpec, Log, Settings, Side, Timers, Tokens, Trust, Udp,
-    Workers, default_listener, dns, flow_events, keys, listener_id, protection, tls, units,
+    Workers, default_listener, dns, flow_events, keys, listener_id, protection, streams, tls, units,
 };
 use crate::wire::Transport;
 
@@ -38,7 +38,7 @@ const SECTIONS: [&str; 20] = [
     "log",
     "cluster",
 ];
-const LISTEN: [&str; 10] = [
+const LISTEN: [&str; 13] = [
     "name",
     "transport",
     "address",
@@ -49,6 +49,9 @@ const LISTEN: [&str; 10] = [
     "certificates",
     "client_certificates",
     "client_ca",
+    "path",
+    "origins",
+    "proxy_protocol",
 ];
 const HEALTH: [&str; 5] = ["probes", "silence", "busy_sources", "busy_window", "longest_pause"];
 const LIMITS: [&str; 14] = [
@@ -172,7 +175,7 @@ fn listeners<'i>(
     let mut secured = Vec::new();
     let mut names: HashMap<String, usize> = HashMap::new();
     let mut ids: HashMap<u16, String> = HashMap::new();
-    let mut addresses: HashMap<(Transport, SocketAddr), usize> = HashMap::new();
+    let mut addresses: HashMap<(bool, SocketAddr), usize> = HashMap::new();
     for (table, span) in faults.tables("listen", value) {
         let line = faults.line_of(span.start);
         let Some((listen, written)) = listener(faults, table, &span, base) else { continue };
@@ -180,7 +183,7 @@ fn listeners<'i>(
             secured.push((span.clone(), written));
         } else if let Some(first) = written.first {
             let label = listen.transport.label();
-            faults.error(first, format!("transport {label} has no certificates, only tls has"));
+            faults.error(first, format!("transport {label} has no certificates, only tls and wss have"));
         }
         if let Some(other) = names.insert(listen.name.clone(), line) {
             let message = format!(
@@ -196,7 +199,7 @@ fn listeners<'i>(
             );
             faults.error(span.clone(), message);
         }
-        if let Some(other) = addresses.insert((listen.transport, listen.address), line) {
+        if let Some(other) = addresses.insert((listen.transport.is_datagram(), listen.address), line) {
             let message =
                 format!("{} is already listened on, by the listener of line {other}", listen.address);
             faults.error(span.clone(), message);
@@ -219,7 +222,7 @@ fn listener<'i>(
     let (mut name, mut transport, mut address, mut advertise) = (None, Some(Transport::Udp), None, None);
     let mut side = Side::Both;
     let mut sound = true;
-    let mut written = tls::Written::default();
+    let (mut written, mut begins) = (tls::Written::default(), streams::Written::default());
     for (key, value) in in_order(table) {
         match key.get_ref().as_ref() {
             name if tls::LISTENER_KEYS.contains(&name) => written.take(faults, key, value, base),
@@ -237,9 +240,7 @@ fn listener<'i>(
             "backend_ports" => {
                 faults.not_yet(key, "all traffic to backends leaves by the listener's own port")
             }
-            "origins" | "proxy_protocol" => {
-                faults.not_yet(key, "WebSocket and the PROXY protocol come later");
-            }
+            name if streams::LISTENER_KEYS.contains(&name) => begins.take(faults, key, value),
             _ => faults.unknown_key(key, "[[listen]]", LISTEN),
         }
     }
@@ -255,17 +256,15 @@ fn listener<'i>(
     let name = name
         .map_or_else(|| format!("{}-{}", transport.label(), address.port()), |text| text.value.to_owned());
     let id = listener_id(&name);
-    sound.then_some((ListenSpec { name, transport, address, side, advertise, id, tls: None }, written))
+    let (websocket, proxies) = begins.complete(faults, transport);
+    let listen = ListenSpec { name, transport, address, side, advertise, id, tls: None, websocket, proxies };
+    sound.then_some((listen, written))
 }
 
 fn listener_transport(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<Transport> {
     let text = faults.string("transport", value)?;
     match Transport::ALL.into_iter().find(|transport| transport.label() == text.value) {
-        Some(known @ (Transport::Udp | Transport::Tcp | Transport::Tls)) => return Some(known),
-        Some(_) => faults.error(
-            text.span,
-            format!("transport {} is not in this version yet, only udp, tcp and tls", quoted(text.value)),
-        ),
+        Some(known) => return Some(known),
         None => {
             let near = faults.suggestion(text.value, Transport::ALL.map(Transport::label));
             faults.error(text.span, format!("unknown transport {}{near}", quoted(text.value)));

@@ -178,7 +178,7 @@ fn all_faults_come_at_once_in_order() {
 workers = { count = 0, pins = true }
 [[listen]]
 name = "a"
-transport = "wss"
+transport = "quic"
 address = "127.0.0.1:5061"
 [[listen]]
 address = "sip.example.com:5060"
@@ -197,7 +197,7 @@ level = "loud"
             "1:1: unknown key \"tabel\" in tidings.toml, did you mean \"table\"?",
             "2:21: count: \"0\" is not between 1 and 1024",
             "2:24: unknown key \"pins\" in [workers], did you mean \"pin\"?",
-            "5:13: transport \"wss\" is not in this version yet, only udp, tcp and tls",
+            "5:13: unknown transport \"quic\"",
             "8:11: \"sip.example.com:5060\" is not an IP address with a port, such as \"192.0.2.1:5060\" or \
              \"[2001:db8::1]:5060\"",
             "9:1: unknown key \"sides\" in [[listen]], did you mean \"side\"?",
@@ -220,6 +220,47 @@ fn dns_settings_that_cannot_be() {
             "1:1: ttl_min is at least 1 s, and ttl_max no less than it",
             "2:12: \"dns.example.com\" is not the address of a DNS server, such as \"192.0.2.53\" or \"127.0.0.1:5353\"",
             "5:13: \"ten\" is not an address or prefix such as \"192.0.2.0/24\"",
+        ]
+    );
+}
+
+#[test]
+fn how_connections_begin() {
+    let settings = good(
+        "[[listen]]\ntransport = \"ws\"\naddress = \"10.0.0.1:80\"\npath = \"/ws\"\n\
+         origins = [\"https://Phone.example.com\", \"http://10.0.0.8:8080\"]\nproxy_protocol = [\"10.0.0.9\", \"10.1.0.0/16\"]\n\
+         [[listen]]\ntransport = \"tcp\"\naddress = \"10.0.0.1:5060\"\n",
+    );
+    let [ws, tcp] = &settings.listen[..] else { panic!("{:?}", settings.listen) };
+    let rules = ws.websocket.as_ref().expect("it is one");
+    assert_eq!(rules.path.as_deref(), Some("/ws"));
+    let origins = ["https://phone.example.com", "http://10.0.0.8:8080"].map(String::from).to_vec();
+    assert_eq!(rules.origins, Some(origins));
+    assert_eq!(ws.proxies.len(), 2);
+    assert!(tcp.websocket.is_none() && tcp.proxies.is_empty());
+    assert_eq!(
+        faults(
+            "[[listen]]\naddress = \"10.0.0.1:5060\"\npath = \"/ws\"\nproxy_protocol = [\"10.0.0.9\"]\n\
+             [[listen]]\ntransport = \"ws\"\naddress = \"10.0.0.1:80\"\npath = \"ws?x\"\n\
+             origins = [\"phone.example.com\", \"https://a.example/\", \"*\", \"https://*.example\"]\n\
+             proxy_protocol = [\"0.0.0.0/0\", \"haproxy\"]\n\
+             [[listen]]\ntransport = \"tcp\"\naddress = \"10.0.0.1:80\"\n"
+        ),
+        [
+            "3:1: transport udp has no path, only ws and wss have",
+            "4:1: transport udp has no PROXY protocol, only tcp, tls, ws and wss have",
+            "8:8: \"ws?x\" is no path such as \"/ws\", without a query",
+            "9:12: \"phone.example.com\" is no origin as browsers say it, such as \"https://phone.example.com\" or \
+             \"https://phone.example.com:8443\", without a path",
+            "9:33: \"https://a.example/\" is no origin as browsers say it, such as \"https://phone.example.com\" or \
+             \"https://phone.example.com:8443\", without a path",
+            "9:55: \"*\" is no origin as browsers say it, such as \"https://phone.example.com\" or \
+             \"https://phone.example.com:8443\", without a path",
+            "9:60: \"https://*.example\" is no origin as browsers say it, such as \"https://phone.example.com\" or \
+             \"https://phone.example.com:8443\", without a path",
+            "10:19: with this anybody could say that he is anybody, a backend too",
+            "10:32: \"haproxy\" is not an address or prefix such as \"192.0.2.0/24\"",
+            "11:1: 10.0.0.1:80 is already listened on, by the listener of line 5",
         ]
     );
 }

@@ -225,12 +225,8 @@ fn transports(faults: &mut Faults<'_>, value: &Value<'_>) -> Vec<Transport> {
         };
         if out.contains(&transport) {
             faults.error(text.span, format!("transport {} stands here twice", quoted(text.value)));
-        } else if matches!(transport, Transport::Udp | Transport::Tcp | Transport::Tls) {
-            out.push(transport);
         } else {
-            let message =
-                format!("transport {} is not in this version yet, only udp, tcp and tls", quoted(text.value));
-            faults.error(text.span, message);
+            out.push(transport);
         }
     }
     out

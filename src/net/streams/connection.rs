@@ -3,10 +3,18 @@
 //! It owns bytes only while a message is partly here or partly sent. How they come and go is `pipe`'s. What waits to leave begins where a message begins, so
 //! that what a connection takes to its grave can be told message by message. `Streams` decides when it ends.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, sync::Arc};
 
-use super::{Limits, Reason, pipe::Pipe, tls};
-use crate::wire::{Frame, Framer, Index, Limits as WireLimits};
+use super::{Limits, Reason, pipe::Pipe, tls, websocket::Session};
+use crate::{
+    stats::Counter,
+    wire::{
+        Frame, Framer, Index, Limits as WireLimits,
+        proxy::{self, Broken, Header, Proxied},
+        upgrade::Rules,
+        websocket,
+    },
+};
 
 /// What was sent of the output is taken away once it is so much.
 const COMPACT: usize = 64 * 1024;
@@ -18,8 +26,12 @@ const FAREWELL_MS: u64 = 2_000;
 pub enum Stage {
     /// We have called, the peer has not answered.
     Connecting,
+    /// A proxy has yet to say for whom it calls.
+    Introduction,
     /// TLS is not there yet.
     Handshake,
+    /// It is no WebSocket yet.
+    Upgrade,
     Open,
     /// To be ended: what waits is sent, nothing is taken any more.
     Ending(Reason),
@@ -37,6 +49,11 @@ pub struct Connection {
     pub hung_up: bool,
     /// A whole message has come.
     pub spoken: bool,
+    /// A proxy's, which counts for no address yet.
+    pub unnamed: bool,
+    /// Its first bytes were no header that nobody may say.
+    looked: bool,
+    websocket: Option<Box<Session>>,
     /// Our side is shut.
     shut: bool,
     /// What came is being dealt with. Found so by the next read it did not end well, and where the next message begins is lost.
@@ -52,7 +69,7 @@ pub struct Connection {
     sent: usize,
     pub opened_ms: u64,
     pub heard_ms: u64,
-    /// When the incomplete message began, or the handshake.
+    /// When the incomplete message began (on a WebSocket its first frame), or the handshake.
     partial_ms: u64,
     /// When the peer last took anything, while output waits; when the end began.
     stuck_ms: u64,
@@ -64,8 +81,22 @@ pub struct Connection {
 pub struct Brought {
     /// Pings to be answered.
     pub pings: usize,
+    /// A WebSocket's message became complete.
+    pub complete: bool,
     /// It cannot go on.
     pub end: Option<Reason>,
+    /// For whom a proxy calls.
+    pub introduced: Option<Proxied>,
+    /// What is to be sent at once, as it stands.
+    pub say: Vec<u8>,
+    /// What is to be counted.
+    pub counter: Option<Counter>,
+}
+
+impl Brought {
+    fn nothing() -> Brought {
+        Brought { pings: 0, complete: false, end: None, introduced: None, say: Vec::new(), counter: None }
+    }
 }
 
 /// What is heard: a whole message, or why there is none and what an answer may be written from (perhaps nothing).
@@ -87,6 +118,9 @@ impl Connection {
             ready: false,
             hung_up: false,
             spoken: false,
+            unnamed: false,
+            looked: dialed,
+            websocket: None,
             shut: false,
             broken: false,
             generation: 0,
@@ -104,6 +138,16 @@ impl Connection {
         }
     }
 
+    /// How one that was accepted begins: with a proxy's word, as a WebSocket.
+    pub fn begin(&mut self, proxied: bool, websocket: Option<Arc<Rules>>) {
+        self.unnamed = proxied;
+        self.websocket = websocket.map(|rules| Box::new(Session::new(rules)));
+        self.connected(self.opened_ms);
+        if proxied {
+            self.stage = Stage::Introduction;
+        }
+    }
+
     /// Reads once, at most `buffer.len()` bytes, and hands on what is complete.
     pub fn read(
         &mut self,
@@ -113,10 +157,20 @@ impl Connection {
         now_ms: u64,
         hear: &mut dyn FnMut(Heard<'_>),
     ) -> Brought {
-        let mut brought = Brought { pings: 0, end: None };
+        let mut brought = Brought::nothing();
         if self.broken {
             brought.end = Some(Reason::Framing);
             return brought;
+        }
+        if self.stage == Stage::Introduction {
+            return self.read_introduction(buffer);
+        }
+        if !self.looked && self.stage == Stage::Handshake {
+            self.looked = true;
+            if self.begins_with_header(None) {
+                brought.end = Some(Reason::ProxyUntrusted);
+                return brought;
+            }
         }
         let (n, more) = match self.pipe.read(buffer) {
             Ok(taken) if taken.bytes == 0 => {
@@ -141,20 +195,30 @@ impl Connection {
         if matches!(self.stage, Stage::Ending(_)) {
             return brought;
         }
+        if !std::mem::replace(&mut self.looked, true) && self.begins_with_header(Some(&buffer[..n])) {
+            brought.end = Some(Reason::ProxyUntrusted);
+            return brought;
+        }
         self.broken = true;
         let mut held = std::mem::take(&mut self.partial);
         let whole = held.is_empty();
         if !whole {
             held.extend_from_slice(&buffer[..n]);
         }
-        let bytes = if whole { &buffer[..n] } else { &held[..] };
-        let taken = self.take(bytes, index, limits, &mut brought, hear);
+        let bytes = if whole { &mut buffer[..n] } else { &mut held[..] };
+        let was_under_way = self.is_under_way();
+        let taken = match self.websocket {
+            None => self.take(bytes, index, limits, &mut brought, hear),
+            Some(_) => self.take_frames(bytes, index, limits, &mut brought, hear),
+        };
         self.broken = false;
-        if brought.end.is_some() || taken == bytes.len() {
-            return brought;
-        }
-        if taken > 0 || whole {
+        let all = taken == bytes.len();
+        let same = was_under_way && self.is_under_way() && !brought.complete;
+        if (!all && whole || taken > 0) && !same {
             self.partial_ms = now_ms;
+        }
+        if brought.end.is_some() || all {
+            return brought;
         }
         if whole {
             held.extend_from_slice(&buffer[taken..n]);
@@ -163,6 +227,70 @@ impl Connection {
         }
         self.partial = held;
         brought
+    }
+
+    /// Reads what a proxy says, and not a byte beyond it: TLS may begin there.
+    fn read_introduction(&mut self, buffer: &mut [u8]) -> Brought {
+        let mut brought = Brought::nothing();
+        loop {
+            let missing = match proxy::read(&self.partial) {
+                Ok(Header::More(missing)) => missing.min(buffer.len()),
+                Ok(Header::Whole(said)) => {
+                    self.partial = Vec::new();
+                    brought.introduced = Some(said);
+                    self.ready = true;
+                    return brought;
+                }
+                Err(Broken) => {
+                    brought.end = Some(Reason::ProxyHeader);
+                    return brought;
+                }
+            };
+            match self.pipe.read(&mut buffer[..missing]) {
+                Ok(taken) if taken.bytes == 0 => {
+                    brought.end = Some(Reason::Peer);
+                    return brought;
+                }
+                Ok(taken) => self.partial.extend_from_slice(&buffer[..taken.bytes]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.ready = false;
+                    return brought;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    brought.end = Some(reason_of(&error));
+                    return brought;
+                }
+            }
+        }
+    }
+
+    /// A message in several frames is not complete.
+    fn is_under_way(&self) -> bool {
+        self.websocket.as_ref().is_some_and(|session| session.is_under_way())
+    }
+
+    /// The same of a WebSocket, or of one that is to become one.
+    fn take_frames(
+        &mut self,
+        bytes: &mut [u8],
+        index: &mut Index,
+        limits: &WireLimits,
+        brought: &mut Brought,
+        hear: &mut dyn FnMut(Heard<'_>),
+    ) -> usize {
+        let Some(session) = self.websocket.as_deref_mut() else { return 0 };
+        let mut taken = 0;
+        if !session.is_open() {
+            taken = session.greet(bytes, brought);
+            if !session.is_open() {
+                return taken;
+            }
+            self.stage = Stage::Open;
+        }
+        let more = session.take(&mut bytes[taken..], index, limits, brought, hear);
+        self.spoken |= brought.complete;
+        taken + more
     }
 
     /// Hands on what is complete; gives how many bytes that were.
@@ -200,6 +328,16 @@ impl Connection {
         taken
     }
 
+    /// A whole message as it leaves here.
+    pub fn framed<'b>(&self, message: &'b [u8], framed: &'b mut Vec<u8>) -> &'b [u8] {
+        if self.websocket.is_none() {
+            return message;
+        }
+        framed.clear();
+        websocket::put_message(message, framed);
+        framed
+    }
+
     /// Sends whole messages, or keeps them until the peer takes more. `Err`: it cannot go on; they are kept all the same, to
     /// be told.
     pub fn send(&mut self, bytes: &[u8], limits: &Limits, now_ms: u64) -> Result<(), Reason> {
@@ -232,7 +370,11 @@ impl Connection {
 
     /// The handshake can begin, or messages can pass.
     pub fn connected(&mut self, now_ms: u64) {
-        self.stage = if self.pipe.is_open() { Stage::Open } else { Stage::Handshake };
+        self.stage = match &self.websocket {
+            _ if !self.pipe.is_open() => Stage::Handshake,
+            Some(session) if !session.is_open() => Stage::Upgrade,
+            _ => Stage::Open,
+        };
         (self.partial_ms, self.stuck_ms) = (now_ms, now_ms);
     }
 
@@ -267,18 +409,26 @@ impl Connection {
     /// Takes the messages away that have left.
     fn compact(&mut self, index: &mut Index) {
         let mut boundary = 0;
-        messages(&self.output, index, |range| {
-            if range.end <= self.sent {
-                boundary = range.end;
-            }
-        });
+        if self.websocket.is_some() {
+            boundary = super::websocket::boundary(&self.output, self.sent);
+        } else {
+            messages(&self.output, index, |range| {
+                if range.end <= self.sent {
+                    boundary = range.end;
+                }
+            });
+        }
         self.output.drain(..boundary);
         self.sent -= boundary;
     }
 
     /// What has not left, message by message; the first may have left in part. Empties it.
     pub fn unsent(&mut self) -> (Vec<u8>, usize) {
-        (std::mem::take(&mut self.output), std::mem::take(&mut self.sent))
+        let (output, sent) = (std::mem::take(&mut self.output), std::mem::take(&mut self.sent));
+        match self.websocket {
+            Some(_) => (super::websocket::unsent(&output, sent), 0),
+            None => (output, sent),
+        }
     }
 
     /// Anything waits for the peer, if only TLS's own.
@@ -297,9 +447,27 @@ impl Connection {
         if !self.shut {
             self.shut = true;
             self.stuck_ms = now_ms;
+            self.say_farewell();
             return self.pipe.shut().is_ok();
         }
         true
+    }
+
+    /// Says goodbye where the transport has words for it; the socket stays as it is.
+    pub fn take_leave(&mut self) {
+        self.say_farewell();
+        self.pipe.take_leave();
+    }
+
+    /// A WebSocket's Close, unless it would stand within a message that left in part.
+    fn say_farewell(&mut self) {
+        if let Some(session) = self.websocket.as_deref_mut().filter(|_| self.output.is_empty()) {
+            let close = session.farewell();
+            if !close.is_empty() {
+                // Who does not hear it sees the end.
+                let _ = self.pipe.write(&close);
+            }
+        }
     }
 
     pub fn is_shut(&self) -> bool {
@@ -312,6 +480,9 @@ impl Connection {
             Stage::Connecting => return (self.opened_ms + limits.connect_ms, Reason::ConnectTime),
             Stage::Ending(reason) => return (self.stuck_ms + FAREWELL_MS, reason),
             Stage::Handshake => return (self.partial_ms + limits.handshake_ms, Reason::HandshakeTime),
+            Stage::Introduction | Stage::Upgrade => {
+                return (self.opened_ms + limits.first_message_ms, Reason::FirstMessage);
+            }
             Stage::Open => {}
         }
         let mut due = if self.spoken || self.dialed {
@@ -319,7 +490,7 @@ impl Connection {
         } else {
             (self.opened_ms + limits.first_message_ms, Reason::FirstMessage)
         };
-        if !self.partial.is_empty() {
+        if !self.partial.is_empty() || self.is_under_way() {
             due = due.min((self.partial_ms + limits.message_ms, Reason::MessageTime));
         }
         if !self.output.is_empty() {

@@ -25,14 +25,14 @@ pub struct Handshakes {
 }
 
 impl Streams {
-    /// What lies over the socket of a peer that called.
-    pub(super) fn accepted(&self, socket: TcpStream, listener: u8) -> io::Result<Pipe> {
+    /// What lies over the socket of a peer that called: TLS, where the listener has it.
+    pub(super) fn session(&self, listener: u8) -> io::Result<Option<Session>> {
         if !self.is_secure(listener) {
-            return Ok(Pipe::plain(socket));
+            return Ok(None);
         }
         let credentials = self.ground.credentials.load();
         let config = credentials.server(listener).ok_or(io::ErrorKind::Unsupported)?;
-        Session::server(config.clone()).map(|session| Pipe::secure(socket, session)).map_err(io::Error::other)
+        Session::server(config.clone()).map(Some).map_err(io::Error::other)
     }
 
     /// What lies over the socket of a backend that we call.

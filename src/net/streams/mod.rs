@@ -7,15 +7,18 @@
 
 mod connection;
 mod handshakes;
+mod introduction;
 mod pipe;
 mod reading;
 mod tls;
+mod websocket;
 mod wheel;
 
 use std::{collections::VecDeque, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use ahash::HashMap;
 use arc_swap::ArcSwap;
+use ipnet::IpNet;
 use mio::{Interest, Registry, Token, event::Event, net::TcpListener};
 
 use self::{
@@ -35,7 +38,7 @@ use crate::{
     forward::{Closed, Fault, Target},
     live::{About, Connections, Now, Sources, TooMany, connections::MOST_SLOTS},
     stats::{CoreStats, Counter},
-    wire::{Index, Limits as WireLimits, token::FlowId},
+    wire::{Index, Limits as WireLimits, token::FlowId, upgrade::Rules},
 };
 
 /// Connections accepted from one listener in one turn.
@@ -87,11 +90,30 @@ pub enum Reason {
     /// Its handshake was the oldest of too many.
     Handshakes,
     Tls(tls::Fault),
+    /// What it asked for was no WebSocket that we have.
+    Upgrade,
+    /// Frames that no client may send, or more than is taken.
+    Websocket,
+    /// A proxy did not say for whom it calls.
+    ProxyHeader,
+    /// Somebody said so who may not.
+    ProxyUntrusted,
+    /// The client that a proxy calls for has too many.
+    Limit,
     /// Nothing is taken from its peer any more.
     Barred,
 }
 
 impl Reason {
+    /// The peer is to read why.
+    fn is_told(self, dialed: bool) -> bool {
+        match self {
+            Reason::Framing | Reason::Upgrade | Reason::Websocket => true,
+            Reason::Tls(_) => !dialed,
+            _ => false,
+        }
+    }
+
     fn counter(self) -> Counter {
         match self {
             Reason::Peer => Counter::ClosedPeer,
@@ -108,6 +130,11 @@ impl Reason {
             Reason::HandshakeTime => Counter::ClosedHandshakeTime,
             Reason::Handshakes => Counter::ClosedHandshakes,
             Reason::Tls(_) => Counter::ClosedTls,
+            Reason::Upgrade => Counter::ClosedUpgrade,
+            Reason::Websocket => Counter::ClosedWebsocket,
+            Reason::ProxyHeader => Counter::ClosedProxyHeader,
+            Reason::ProxyUntrusted => Counter::ClosedProxyUntrusted,
+            Reason::Limit => Counter::ClosedLimit,
             Reason::Barred => Counter::ClosedBarred,
         }
     }
@@ -133,6 +160,15 @@ struct Slot {
     held: Option<Box<Connection>>,
 }
 
+/// How connections of a listener begin.
+#[derive(Clone, Debug, Default)]
+pub struct Entrance {
+    /// What is asked of those who come, where they are to be WebSockets.
+    pub websocket: Option<Arc<Rules>>,
+    /// Who says by the PROXY protocol for whom he calls.
+    pub proxies: Arc<[IpNet]>,
+}
+
 /// What the connections of one core are made with.
 pub struct Ground {
     pub router: u8,
@@ -145,6 +181,8 @@ pub struct Ground {
     pub stats: Arc<CoreStats>,
     /// By listener: has it TLS?
     pub secure: Arc<[bool]>,
+    /// By listener.
+    pub entrances: Arc<[Entrance]>,
     pub credentials: Arc<ArcSwap<Credentials>>,
 }
 
@@ -171,9 +209,13 @@ pub struct Streams {
     casualties: VecDeque<Casualty>,
     /// Those that have ended and are to be told of.
     closed: Vec<Closed>,
+    /// Those whose client a proxy has named in this turn.
+    named: Vec<u32>,
     wheel: Wheel,
     due: Vec<(u32, u16)>,
     buffer: Vec<u8>,
+    /// A message on its way to a WebSocket.
+    framed: Vec<u8>,
     index: Index,
 }
 
@@ -192,9 +234,11 @@ impl Streams {
             ending: Vec::new(),
             casualties: VecDeque::new(),
             closed: Vec::new(),
+            named: Vec::new(),
             wheel: Wheel::new(now.mono_ms),
             due: Vec::new(),
             buffer: Vec::new(),
+            framed: Vec::new(),
             index: Index::new(),
         }
     }
@@ -221,20 +265,20 @@ impl Streams {
                 self.ground.stats.add(counter, 1);
                 continue;
             }
-            if let Err(too_many) = self.ground.sources.take(peer.ip(), now) {
-                let counter = match too_many {
-                    TooMany::All => Counter::RefusedAll,
-                    TooMany::Address => Counter::RefusedAddress,
-                    TooMany::Prefix => Counter::RefusedPrefix,
-                    TooMany::Rate => Counter::RefusedRate,
-                };
-                self.ground.stats.add(counter, 1);
+            let entrance = self.ground.entrances.get(usize::from(listener)).cloned().unwrap_or_default();
+            let proxied = introduction::is_proxy(&entrance.proxies, peer);
+            if !self.count(peer, proxied, now) {
                 continue;
             }
             let patience = Duration::from_millis(self.ground.limits.output_ms);
             let opened = tcp::tune(&stream, patience).and_then(|()| stream.local_addr()).and_then(|local| {
-                let pipe = self.accepted(stream, listener)?;
-                self.open(Connection::new(pipe, listener, false, (local, peer), now.mono_ms), now)
+                let mut pipe = Pipe::plain(stream);
+                if !proxied {
+                    pipe.wrap(self.session(listener)?);
+                }
+                let mut connection = Connection::new(pipe, listener, false, (local, peer), now.mono_ms);
+                connection.begin(proxied, entrance.websocket);
+                self.open(connection, now)
             });
             match opened {
                 Ok(slot) => {
@@ -242,7 +286,7 @@ impl Streams {
                     self.greet(slot, now);
                 }
                 // It has ended already.
-                Err(_) => self.ground.sources.give(peer.ip()),
+                Err(_) => self.uncount(peer, proxied),
             }
         }
         true
@@ -253,6 +297,15 @@ impl Streams {
         for slot in 0..self.slots.len() as u32 {
             let barred = self.held(slot).is_some_and(|c| !c.dialed && bars(c.listener, c.peer).is_some());
             if barred {
+                self.close(slot, Reason::Barred, now);
+            }
+        }
+    }
+
+    /// Ends those from whose true clients nothing is taken: of a turn's that a proxy has named.
+    pub fn bar_named(&mut self, now: Now, bars: Bars<'_>) {
+        while let Some(slot) = self.named.pop() {
+            if self.held(slot).is_some_and(|c| !c.unnamed && bars(c.listener, c.peer).is_some()) {
                 self.close(slot, Reason::Barred, now);
             }
         }
@@ -287,6 +340,7 @@ impl Streams {
             dialed: connection.dialed,
             local: connection.local,
             peer: connection.peer,
+            proxy: None,
             opened_ms: now.mono_ms,
         };
         self.ground.all.open(self.ground.core.into(), slot, connection.generation, about);
@@ -370,6 +424,7 @@ impl Streams {
             });
             return;
         };
+        let bytes = connection.framed(bytes, &mut self.framed);
         let outcome = connection.send(bytes, &self.ground.limits, now.mono_ms);
         self.after_send(id.slot, outcome, now);
     }
@@ -520,7 +575,7 @@ impl Streams {
         if let Reason::Tls(fault) = reason {
             self.ground.stats.add(fault.counter(), 1);
         }
-        connection.pipe.take_leave();
+        connection.take_leave();
         self.closed.push(Closed {
             id,
             listener: connection.listener,
@@ -535,7 +590,7 @@ impl Streams {
             self.dialed.remove(&(listener, connection.peer));
             Target::Connect { listener, from: None, to: connection.peer }
         } else {
-            self.ground.sources.give(connection.peer.ip());
+            self.uncount(connection.peer, connection.unnamed);
             Target::Stream { listener, id }
         };
         let why = fault.unwrap_or(match reason {

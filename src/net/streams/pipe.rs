@@ -34,6 +34,11 @@ impl Pipe {
         Pipe { socket, tls: Some(Box::new(session)) }
     }
 
+    /// TLS, if any is given, begins over a socket that was plain so far.
+    pub fn wrap(&mut self, session: Option<Session>) {
+        self.tls = session.map(Box::new);
+    }
+
     /// For the poll.
     pub fn socket(&mut self) -> &mut TcpStream {
         &mut self.socket

@@ -70,19 +70,29 @@ impl Streams {
         if greeting {
             self.after_greeting(slot, now);
         }
-        if ready {
+        self.after_read(slot, &brought, now);
+        if ready && self.held(slot).is_some() {
             self.queue(slot);
         }
-        self.after_read(slot, &brought, now);
         Some(ReadSlot { enough, stepped })
     }
 
     fn after_read(&mut self, slot: u32, brought: &Brought, now: Now) {
+        if let Some(counter) = brought.counter {
+            self.ground.stats.add(counter, 1);
+        }
+        if let Some(said) = brought.introduced {
+            self.introduce(slot, said, now);
+        }
+        let limits = self.ground.limits;
         let Some(connection) = self.held(slot) else { return };
+        let says = !brought.say.is_empty();
+        if says && let Err(reason) = connection.send(&brought.say, &limits, now.mono_ms) {
+            return self.close(slot, reason, now);
+        }
         match brought.end {
-            // Who called is to read why.
-            Some(reason @ Reason::Tls(_)) if !connection.dialed => self.farewell(slot, reason),
-            Some(Reason::Framing) => self.farewell(slot, Reason::Framing),
+            // A WebSocket that says goodbye is answered, which may have to wait.
+            Some(reason) if says || reason.is_told(connection.dialed) => self.farewell(slot, reason),
             Some(reason) => self.close(slot, reason, now),
             None if brought.pings > 0 => self.pong(slot, brought.pings, now),
             None => self.rearm(slot),
@@ -103,8 +113,9 @@ impl Streams {
         // Who does not read what we say needs no pongs on top of it.
         if connection.queued() == 0 {
             self.ground.stats.add(Counter::Pongs, pings as u64);
+            let pong = connection.framed(b"\r\n", &mut self.framed);
             for _ in 0..pings.min(16) {
-                if let Err(reason) = connection.send(b"\r\n", &self.ground.limits, now.mono_ms) {
+                if let Err(reason) = connection.send(pong, &self.ground.limits, now.mono_ms) {
                     return self.close(slot, reason, now);
                 }
             }
