@@ -40,32 +40,13 @@ pub fn ask(server: SocketAddr, method: &str, path: &str, body: &str) -> (u16, St
         .and_then(|()| stream.write_all(body.as_bytes()))
         .expect("the server reads");
     let mut answer = Vec::new();
-    let mut piece = [0; 16 * 1024];
-    // Not every server closes behind its answer.
-    while !is_whole(&answer) {
-        match stream.read(&mut piece) {
-            Ok(0) => break,
-            Ok(n) => answer.extend_from_slice(&piece[..n]),
-            Err(error) => panic!("{method} {path} at {server}: {error}"),
-        }
-    }
+    stream.read_to_end(&mut answer).unwrap_or_else(|error| panic!("{method} {path} at {server}: {error}"));
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no HTTP answer: {answer:?}"));
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
     let status = status.unwrap_or_else(|| panic!("no HTTP status: {head:?}"));
     let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
     (status, if chunked { unchunk(body) } else { body.to_owned() })
-}
-
-/// Is there a head, and a body of its Content-Length?
-fn is_whole(answer: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(answer);
-    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
-    let length =
-        head.to_ascii_lowercase().split("content-length:").nth(1).and_then(|rest| {
-            rest.split("\r\n").next().and_then(|length| length.trim().parse::<usize>().ok())
-        });
-    length.is_some_and(|length| body.len() >= length)
 }
 
 fn unchunk(mut rest: &str) -> String {
