@@ -87,7 +87,8 @@ fn origins(faults: &mut Faults<'_>, value: &Value<'_>) -> Vec<String> {
             _ => faults.error(
                 text.span,
                 format!(
-                    "{} is no origin as browsers say it, such as \"https://phone.example.com\" or                      \"https://phone.example.com:8443\", without a path",
+                    "{} is no origin as browsers say it, such as \"https://phone.example.com\" or \
+                     \"https://phone.example.com:8443\", without a path",
                     quoted(text.value)
                 ),
             ),

@@ -474,7 +474,7 @@ handshakes = 0
         ),
         [
             "1:1: this listener has no certificate: certificate = \"sip.pem\" and private_key = \"sip.key\", here or in [tls]",
-            "8:1: transport udp has no certificates, only tls has",
+            "8:1: transport udp has no certificates, only tls and wss have",
             "9:1: this listener has no certificate: certificate = \"sip.pem\" and private_key = \"sip.key\", here or in [tls]",
             "12:15: certificate without private_key",
             "16:83: private_key without certificate",
