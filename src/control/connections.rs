@@ -89,7 +89,7 @@ impl Router {
         Listed {
             id: format!("{}.{}.{}", of.core, of.slot, of.generation),
             peer: of.about.peer,
-            proxy: of.about.proxy,
+            proxy: of.proxy,
             local: of.about.local,
             listener: listener.name.clone(),
             transport: listener.transport.label(),

@@ -13,6 +13,7 @@ use std::{
     },
 };
 
+use ahash::HashMap;
 use parking_lot::Mutex;
 
 use super::Now;
@@ -45,8 +46,8 @@ pub struct About {
     pub dialed: bool,
     pub local: SocketAddr,
     pub peer: SocketAddr,
-    /// Who called for him, and said so by the PROXY protocol.
-    pub proxy: Option<SocketAddr>,
+    /// He was named by the PROXY protocol.
+    pub proxied: bool,
     /// `mono_ms`
     pub opened_ms: u64,
 }
@@ -58,6 +59,8 @@ pub struct Listed {
     pub slot: u32,
     pub generation: u16,
     pub about: About,
+    /// Who called for the peer, and said so by the PROXY protocol.
+    pub proxy: Option<SocketAddr>,
     /// Since the last bytes came, in seconds.
     pub idle_s: u64,
     /// Bytes that wait for the peer to read.
@@ -83,12 +86,18 @@ pub struct Connections {
     cores: Box<[Box<[OnceLock<Chunk>]>]>,
     /// Open ones of all cores, dialed ones included.
     open: AtomicUsize,
+    /// By core and slot, of those that a proxy made: beside the slots, so that others do not pay for it.
+    proxies: Mutex<HashMap<(usize, u32), SocketAddr>>,
 }
 
 impl Connections {
     pub fn new(cores: usize) -> Connections {
         let chunks = || (0..MOST_SLOTS / CHUNK).map(|_| OnceLock::new()).collect();
-        Connections { cores: (0..cores.max(1)).map(|_| chunks()).collect(), open: AtomicUsize::new(0) }
+        Connections {
+            cores: (0..cores.max(1)).map(|_| chunks()).collect(),
+            open: AtomicUsize::new(0),
+            proxies: Mutex::default(),
+        }
     }
 
     fn slot(&self, core: usize, slot: u32) -> Option<&Slot> {
@@ -116,18 +125,23 @@ impl Connections {
     }
 
     /// Tells of its end; by its core only.
-    pub fn close(&self, core: usize, slot: u32, generation: u16, now: Now) {
-        let Some(slot) = self.slot(core, slot) else { return };
+    pub fn close(&self, core: usize, number: u32, generation: u16, now: Now) {
+        let Some(slot) = self.slot(core, number) else { return };
         slot.word.store(u64::from(generation) << 48 | now.mono_ms & MS, Ordering::Release);
-        slot.about.lock().take();
+        let about = slot.about.lock().take();
+        if about.is_some_and(|about| about.proxied) {
+            self.proxies.lock().remove(&(core, number));
+        }
         self.open.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// A proxy has said for whom it calls; by its core only.
-    pub fn introduce(&self, core: usize, slot: u32, client: SocketAddr) {
-        let Some(slot) = self.slot(core, slot) else { return };
+    pub fn introduce(&self, core: usize, number: u32, client: SocketAddr) {
+        let Some(slot) = self.slot(core, number) else { return };
         if let Some(about) = slot.about.lock().as_mut() {
-            about.proxy = Some(std::mem::replace(&mut about.peer, client));
+            let proxy = std::mem::replace(&mut about.peer, client);
+            about.proxied = true;
+            self.proxies.lock().insert((core, number), proxy);
         }
     }
 
@@ -192,9 +206,12 @@ impl Connections {
                 for (at, slot) in chunk.iter().enumerate() {
                     let Some(about) = slot.about.lock().clone() else { continue };
                     let heard_s = u64::from(slot.heard_s.load(Ordering::Relaxed));
+                    let place = (number * CHUNK + at) as u32;
+                    let proxy = about.proxied.then(|| self.proxies.lock().get(&(core, place)).copied());
                     list.push(Listed {
                         core,
-                        slot: (number * CHUNK + at) as u32,
+                        slot: place,
+                        proxy: proxy.flatten(),
                         generation: (slot.word.load(Ordering::Acquire) >> 48) as u16,
                         about,
                         idle_s: (now.mono_ms / 1000).saturating_sub(heard_s),
@@ -226,7 +243,7 @@ mod tests {
             dialed: false,
             local: address(5060),
             peer: address(40_000),
-            proxy: None,
+            proxied: false,
             opened_ms,
         }
     }
@@ -261,6 +278,8 @@ mod tests {
         let list = all.list(at(9_000));
         assert_eq!(list.len(), 1);
         assert_eq!((list[0].core, list[0].slot, list[0].idle_s, list[0].queued), (1, 3_000, 4, 77));
-        assert_eq!((list[0].about.peer, list[0].about.proxy), (client, Some(proxy)));
+        assert_eq!((list[0].about.peer, list[0].proxy), (client, Some(proxy)));
+        all.close(1, 3_000, 1, at(9_500));
+        assert!(all.is_empty() && all.proxies.lock().is_empty());
     }
 }

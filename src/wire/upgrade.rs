@@ -143,7 +143,7 @@ fn request(head: &[u8], rules: &Rules) -> Result<Accepted, Refusal> {
         return Err(Refusal::Version);
     }
     let key = said.one(b"Sec-WebSocket-Key")?.ok_or(Refusal::Request)?;
-    if said.one(b"Host")?.is_none() || STANDARD.decode(key).is_ok_and(|key| key.len() == 16) != true {
+    if said.one(b"Host")?.is_none() || !STANDARD.decode(key).is_ok_and(|key| key.len() == 16) {
         return Err(Refusal::Request);
     }
     if let (Some(origins), Some(origin)) = (&rules.origins, said.one(b"Origin")?)

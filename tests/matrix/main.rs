@@ -1,4 +1,5 @@
-//! The matrix of SPEC 3.8 for UDP, TCP and TLS on both sides and WebSockets of phones, raw bytes in and out, and what must hold in each cell of it.
+//! The matrix of SPEC 3.8 for UDP, TCP and TLS on both sides and WebSockets of phones, raw bytes in and out, and what must
+//! hold in each cell of it.
 //!
 //! Every message of ours must name a listener of its receiver's side in Via, Record-Route and Path; the scenes have one
 //! listener for each side, on addresses of their own, so that each test sees it. What each row means stands in

@@ -5,7 +5,7 @@
 //! by `npm ci` SIP.js.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::Command,
@@ -15,7 +15,7 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::rig::{
-    Kamailio, Party, Process, Router, TempDir, http,
+    Kamailio, Party, Process, Router, TempDir,
     message::Request,
     scene::{certificates, rule},
     text, wait_for,
@@ -56,7 +56,7 @@ impl Browser {
             &format!("--user-data-dir={}", profile.display()),
         ];
         let wanted = json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": { "args": args } } } });
-        let (status, answer) = http::post(driver, "/session", &wanted.to_string());
+        let (status, answer) = drive(driver, "POST", "/session", &wanted.to_string());
         let answer: Value = serde_json::from_str(&answer).expect("JSON");
         assert_eq!(status, 200, "Chromium does not start: {answer:#}");
         let session = answer["value"]["sessionId"].as_str().expect("a session").to_owned();
@@ -65,7 +65,7 @@ impl Browser {
 
     fn ask(&self, what: &str, body: &Value) -> Value {
         let path = format!("/session/{}/{what}", self.session);
-        let (status, answer) = http::post(self.driver, &path, &body.to_string());
+        let (status, answer) = drive(self.driver, "POST", &path, &body.to_string());
         assert_eq!(status, 200, "{what}: {answer}");
         let mut answer: Value = serde_json::from_str(&answer).expect("JSON");
         answer["value"].take()
@@ -101,10 +101,31 @@ impl Drop for Browser {
         // Chromium ends with its session; the driver by its guard.
         if !std::thread::panicking() || TcpStream::connect(self.driver).is_ok() {
             let _ = std::panic::catch_unwind(|| {
-                http::ask(self.driver, "DELETE", &format!("/session/{}", self.session), "")
+                drive(self.driver, "DELETE", &format!("/session/{}", self.session), "")
             });
         }
     }
+}
+
+/// Asks chromedriver, which keeps its connections open whatever it is told: status and body.
+fn drive(driver: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
+    let mut stream =
+        TcpStream::connect(driver).unwrap_or_else(|error| panic!("chromedriver is gone: {error}"));
+    stream.set_read_timeout(Some(LONG)).expect("a timeout above zero is accepted");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {driver}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(&[head.as_bytes(), body.as_bytes()].concat()).expect("chromedriver reads");
+    let head = crate::head(&mut stream);
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().expect("a number"))
+    });
+    let mut body = vec![0; length.unwrap_or_else(|| panic!("no Content-Length: {head}"))];
+    stream.read_exact(&mut body).expect("a whole answer");
+    let status = head.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+    (status, String::from_utf8(body).expect("text"))
 }
 
 /// Serves tests/browser from this address until the process ends.

@@ -343,7 +343,7 @@ impl Streams {
             dialed: connection.dialed,
             local: connection.local,
             peer: connection.peer,
-            proxy: None,
+            proxied: false,
             opened_ms: now.mono_ms,
         };
         self.ground.all.open(self.ground.core.into(), slot, connection.generation, about);
