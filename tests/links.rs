@@ -64,6 +64,7 @@ fn launch(
     };
     let ground = streams::Ground {
         secure: [false].into(),
+        entrances: [].into(),
         credentials: Default::default(),
         router: 0,
         boot: 1,

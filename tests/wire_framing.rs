@@ -213,7 +213,7 @@ fn rfc_4475_and_5118_on_a_stream() {
                 all.into_iter().filter(|(_, f)| !matches!(f, Frame::Keepalive { .. })).collect();
             let becomes = match messages[..] {
                 [(0, Frame::Message { .. }), (at, Frame::Message { .. })] if at == bytes.len() => continue,
-                [.., (at, Frame::Refused { reason, .. })] if at == 0 => reason.label(),
+                [.., (0, Frame::Refused { reason, .. })] => reason.label(),
                 [(_, Frame::Message { .. }), (_, Frame::Message { .. }), (_, Frame::Message { .. })] => {
                     "two messages"
                 }

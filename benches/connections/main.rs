@@ -26,7 +26,7 @@ use std::{
 
 use clap::Parser;
 use load::Load;
-use rivals::{Kind, PBX, Rival};
+use rivals::{Kind, Rival};
 use tidings::net::sys;
 
 /// Connections before those that are counted: tables have had their first growth.
@@ -100,7 +100,12 @@ fn main() -> anyhow::Result<()> {
         in_turn(options.rounds, rivals.len(), |i| accept(&rivals[i], &options, &mut numbers[i]))
     })?;
     as_batch()?;
-    on_core(0, || in_turn(options.rounds, rivals.len(), |i| talk(&rivals[i], &options, &mut numbers[i])))?;
+    on_core(0, || {
+        let each = |rival: &Rival| new_load(rival, &options);
+        let mut loads = rivals.iter().map(each).collect::<anyhow::Result<Vec<_>>>()?;
+        let time = Duration::from_secs_f64(options.seconds);
+        in_turn(options.rounds, rivals.len(), |i| talk(&rivals[i], &mut loads[i], time, &mut numbers[i]))
+    })?;
     report(&rivals, &numbers, &options);
     Ok(())
 }
@@ -167,11 +172,16 @@ fn accept(rival: &Rival, options: &Options, numbers: &mut Numbers) -> anyhow::Re
     Ok(())
 }
 
-fn talk(rival: &Rival, options: &Options, numbers: &mut Numbers) -> anyhow::Result<()> {
-    let time = Duration::from_secs_f64(options.seconds);
+/// Its phones and its PBX, with something under way.
+fn new_load(rival: &Rival, options: &Options) -> anyhow::Result<Load> {
+    let mut load = Load::new(rival.kind.address(), rival.kind.pbx(), options.phones, options.each)?;
+    load.begin()?;
+    Ok(load)
+}
+
+fn talk(rival: &Rival, load: &mut Load, time: Duration, numbers: &mut Numbers) -> anyhow::Result<()> {
     let fault = |error: anyhow::Error| error.context(format!("{}:\n{}", rival.kind.name(), rival.log()));
-    let mut load = Load::new(rival.kind.address(), PBX.parse()?, options.phones, options.each)?;
-    load.begin().map_err(fault)?;
+    // Caches and branch predictors are its own again before it counts.
     load.run(time / 5).map_err(fault)?;
     let before = rival.cpu();
     let outcome = load.run(time).map_err(fault)?;

@@ -12,9 +12,6 @@ use tidings::net::sys;
 
 use crate::relay::{children, cpu_ns};
 
-/// The PBX; kamailio.cfg names it too.
-pub const PBX: &str = "127.6.1.2:15062";
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Kamailio,
@@ -34,6 +31,12 @@ impl Kind {
     pub fn address(self) -> SocketAddr {
         let last = if self == Kind::Kamailio { 11 } else { 12 };
         SocketAddr::from(([127, 6, 1, last], 15060))
+    }
+
+    /// The PBX behind it; kamailio.cfg names it too.
+    pub fn pbx(self) -> SocketAddr {
+        let last = if self == Kind::Kamailio { 2 } else { 3 };
+        SocketAddr::from(([127, 6, 1, last], 15062))
     }
 
     fn command(self, dir: &Path, tidings: &Path) -> io::Result<Command> {
@@ -148,7 +151,7 @@ probe = "off"
 
 [[pool.backend]]
 name = "pbx1"
-uri = "sip:127.6.1.2:15062;transport=tcp"
+uri = "sip:127.6.1.3:15062;transport=tcp"
 
 [[rule]]
 name = "presence and lamps"

@@ -6,7 +6,12 @@
 
 mod mirror;
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 
@@ -95,11 +100,17 @@ impl Router {
         self.workers.lock().iter().for_each(Worker::wake);
     }
 
-    /// Who it is that is never banned.
+    /// Who it is that is never banned. A ban of an IPv6 address is one of its /64: nobody in it may be spared.
     fn spared(&self, address: IpAddr) -> Option<&'static str> {
-        if self.setup.exempt.contains(address) {
+        let source = buckets::source(address);
+        let last = match source {
+            IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() | u64::MAX as u128).into(),
+            four => four,
+        };
+        let pools = self.tables.current().load();
+        if self.setup.exempt.intersects(source, last) {
             Some("exempt or trusted")
-        } else if self.tables.current().load().pools.has_host(address) {
+        } else if pools.pools.hosts().any(|host| buckets::source(host) == source) {
             Some("a backend's address")
         } else {
             None

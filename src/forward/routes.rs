@@ -94,6 +94,7 @@ impl<'a> Routes<'a> {
             && let Some(user) = setup.own_route(first)
         {
             (routes.single, routes.popped) = (true, 1);
+            routes.secure |= first.starts_with(b"<sips:");
             reader.read(&Own { user: Some(user), ob: false }, &mut routes.tokens);
             return Ok(routes);
         }

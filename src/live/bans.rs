@@ -187,7 +187,9 @@ impl Bans {
 
     pub fn restore(&self, kept: BTreeMap<IpAddr, Ban>, unix_s: u64) {
         let mut book = self.book.lock();
-        book.extend(kept.into_iter().take(self.terms.most));
+        // Those in force first; of the rest, which only makes a further ban longer, as many as there is room for.
+        let (live, over): (Vec<_>, Vec<_>) = kept.into_iter().partition(|(_, ban)| ban.until_unix_s > unix_s);
+        book.extend(live.into_iter().chain(over).take(self.terms.most));
         self.publish(&book, unix_s);
     }
 

@@ -31,6 +31,13 @@ impl Prefixes {
         behind > 0 && ip <= self.0[behind - 1].1
     }
 
+    /// Is any address from `first` to `last` in it?
+    pub fn intersects(&self, first: IpAddr, last: IpAddr) -> bool {
+        let (first, last) = (bits(first), bits(last));
+        let behind = self.0.partition_point(|(begin, _)| *begin <= last);
+        behind > 0 && first <= self.0[behind - 1].1
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -63,6 +70,12 @@ mod tests {
             assert!(!has(ip), "{ip}");
         }
         assert_eq!(all.0.len(), 3, "what touches is one range");
+        let meets = |first: &str, last: &str| {
+            all.intersects(first.parse().expect("an address"), last.parse().expect("an address"))
+        };
+        assert!(meets("2001:db7::", "2001:db8::") && meets("2001:db8:ffff:ffff::", "2001:dba::"));
+        assert!(meets("192.0.2.0", "192.0.2.255") && !meets("192.0.2.8", "192.0.2.255"));
+        assert!(!meets("2001:db9::", "2001:dba::") && !meets("::1", "::2"));
     }
 
     #[test]

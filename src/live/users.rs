@@ -60,7 +60,7 @@ pub struct User {
     /// The backend that holds the registration, where he has one: its listed address.
     pub owner: Option<(SocketAddr, Transport)>,
     seen_ms: u64,
-    /// When he was first confirmed; 0: not yet.
+    /// Since when there is something that he is here for; 0: there is nothing.
     pub since_ms: u64,
     /// Each with its end (`mono_ms`).
     stays: SmallVec<[(Stay, u64); 2]>,
@@ -183,15 +183,8 @@ impl Users {
                 user.owner = owner;
             }
             if user.stays.is_empty() {
-                let placed = users.swap_remove(at).since_ms > 0;
-                self.count.fetch_sub(1, Relaxed);
-                if users.is_empty() {
-                    shard.remove(&id);
-                }
-                drop(shard);
-                if placed {
-                    self.unplace(aor, id);
-                }
+                // Another request of his may be under way: the sweep forgets him.
+                user.since_ms = 0;
                 return;
             }
             let first = user.since_ms == 0;
@@ -207,6 +200,11 @@ impl Users {
             if !places.contains(&id) {
                 places.push(id);
             }
+            drop(shard);
+            // Another core may have closed it meanwhile.
+            if !self.flow_shard(id).lock().contains_key(&id) {
+                self.unplace(aor, id);
+            }
         }
     }
 
@@ -216,16 +214,11 @@ impl Users {
         for id in self.places_of(aor) {
             let mut shard = self.flow_shard(id).lock();
             let Some(users) = shard.get_mut(&id) else { continue };
-            let before = users.len();
-            users.retain(|user| user.aor != aor || contact.is_some_and(|contact| user.contact != contact));
-            self.count.fetch_sub(before - users.len(), Relaxed);
-            let (left, empty) = (before != users.len(), users.is_empty());
-            if empty {
-                shard.remove(&id);
-            }
-            drop(shard);
-            if left {
-                self.unplace(aor, id);
+            let his =
+                |user: &&mut User| user.aor == aor && contact.is_none_or(|contact| user.contact == contact);
+            for user in users.iter_mut().filter(his) {
+                user.stays.clear();
+                user.since_ms = 0;
             }
         }
     }
@@ -234,7 +227,7 @@ impl Users {
     pub fn close(&self, id: FlowId, now: Now) -> Vec<User> {
         let Some(users) = self.flow_shard(id).lock().remove(&id) else { return Vec::new() };
         self.count.fetch_sub(users.len(), Relaxed);
-        for user in users.iter().filter(|user| user.since_ms > 0) {
+        for user in &users {
             self.unplace(&user.aor, id);
         }
         users.into_iter().filter(|user| user.is_live(now)).collect()
@@ -285,7 +278,7 @@ impl Users {
         let before = users.len();
         users.retain(|user| {
             let over = user.is_over(now);
-            if over && user.since_ms > 0 {
+            if over {
                 ended.push(std::mem::take(&mut user.aor));
             }
             !over
@@ -384,9 +377,9 @@ mod tests {
         assert_eq!(users.list(id(1), at(2)), ["alice@a"]);
         stay(Stay::Publication(1), 0);
         stay(Stay::Subscription(2), 0);
-        assert!(users.is_empty());
-        assert!(users.see(id(1), &alice, at(1)));
+        assert!(users.list(id(1), at(2)).is_empty());
         stay(Stay::Subscription(2), 60);
+        assert_eq!(users.list(id(1), at(2)), ["alice@a"], "who was under way when the others ended");
         stay(Stay::Registration, 60);
         stay(Stay::Registration, 0);
         assert!(users.close(id(1), at(2)).is_empty());
@@ -400,6 +393,8 @@ mod tests {
         users.depart(b"alice@a", Some(b"sip:alice@1"));
         assert_eq!((users.list(id(1), at(2)).len(), users.list(id(2), at(2)).len()), (0, 1));
         users.depart(b"alice@a", None);
+        assert!(users.list(id(2), at(2)).is_empty());
+        (0..SHARDS).for_each(|_| users.sweep(at(100)));
         assert!(users.is_empty());
         assert!(users.places.iter().all(|shard| shard.lock().is_empty()));
     }

@@ -272,6 +272,11 @@ impl Pools {
         self.book.host.contains_key(&ip) || self.book.departed.contains_key(&ip)
     }
 
+    /// The addresses of all backends, and of those that left within a day.
+    pub fn hosts(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.book.host.keys().chain(self.book.departed.keys()).copied()
+    }
+
     /// Is this address a backend's of that pool?
     pub fn is_member(&self, pool: u16, transport: Transport, peer: SocketAddr) -> bool {
         let peer = canonical(peer);

@@ -95,6 +95,9 @@ impl Reader {
         let Some(head) = head(received)? else { return Ok((0, Unit::More)) };
         let whole = head.len.saturating_add(head.payload);
         if head.opcode < CLOSE {
+            if head.payload > most {
+                return Err(Fault::TooLarge);
+            }
             if (head.opcode == CONTINUATION) != self.under_way {
                 return Err(Fault::Continuation);
             }

@@ -172,6 +172,10 @@ impl<S: Step> Lane<S> {
 
     /// Sends what other cores and control left for us.
     fn empty_inbox(&mut self) {
+        // While a tail is held the inbox fills, and then refuses.
+        if self.is_held() {
+            return;
+        }
         let Some(inbox) = self.inboxes.get(self.index) else { return };
         let mut batch = std::mem::take(&mut self.handed);
         inbox.take(&mut batch);

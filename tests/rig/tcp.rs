@@ -10,7 +10,7 @@ use std::{
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+        mpsc::{Receiver, Sender, channel},
     },
     time::{Duration, Instant},
 };
@@ -213,10 +213,7 @@ impl Tcp {
 
     /// The next message, or CRLF, and whose.
     pub fn poll(&self, limit: Duration) -> Option<(Vec<u8>, SocketAddr)> {
-        match self.arrived.recv_timeout(limit) {
-            Ok(message) => Some(message),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
+        self.arrived.recv_timeout(limit).ok()
     }
 
     /// Ends all its connections and goes on listening.

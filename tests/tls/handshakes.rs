@@ -247,12 +247,13 @@ fn an_idle_connection_costs_less_than_20_kib() {
         };
         (0..EACH).map(each).collect()
     };
-    let _warm = open();
     let before = scene.router.process.private_kib();
-    let _idle = open();
-    let cost = (scene.router.process.private_kib() - before) as f64 / EACH as f64;
+    let _some = open();
+    let _more = open();
+    // What handshakes used the allocator gives back a moment later.
+    let each = || (scene.router.process.private_kib() as f64 - before as f64) / (2 * EACH) as f64;
+    let cost = wait_for("20 KiB each at most", PATIENCE, || Some(each()).filter(|cost| *cost <= 20.0));
     assert_eq!(scene.router.metrics().sum("tidings_connections", &[("role", "accepted")]), 2.0 * EACH as f64);
-    assert!(cost <= 20.0, "{cost} KiB each");
     eprintln!("{cost:.1} KiB each");
 }
 

@@ -286,7 +286,10 @@ impl Connection {
             if !session.is_open() {
                 return taken;
             }
-            self.stage = Stage::Open;
+            // Where the last step of a TLS handshake came in the same read, `Streams` ends the greeting.
+            if self.stage == Stage::Upgrade {
+                self.stage = Stage::Open;
+            }
         }
         let more = session.take(&mut bytes[taken..], index, limits, brought, hear);
         self.spoken |= brought.complete;

@@ -73,8 +73,8 @@ impl Streams {
         if said != Proxied::Local {
             self.ground.all.introduce(self.ground.core.into(), slot, peer);
             self.ground.stats.add(Counter::Proxied, 1);
-            self.named.push(slot);
         }
+        self.named.push(slot);
         self.greet(slot, now);
     }
 }

@@ -259,14 +259,15 @@ impl Streams {
                     _ => continue,
                 },
             };
-            if let Some(reason) = bars(listener, peer) {
+            let entrance = self.ground.entrances.get(usize::from(listener)).cloned().unwrap_or_default();
+            let proxied = introduction::is_proxy(&entrance.proxies, peer);
+            // Of a proxy's connection its client is judged, once he is named.
+            if let Some(reason) = bars(listener, peer).filter(|_| !proxied) {
                 let banned = reason == crate::wire::Reason::Banned;
                 let counter = if banned { Counter::RefusedBanned } else { Counter::RefusedDenied };
                 self.ground.stats.add(counter, 1);
                 continue;
             }
-            let entrance = self.ground.entrances.get(usize::from(listener)).cloned().unwrap_or_default();
-            let proxied = introduction::is_proxy(&entrance.proxies, peer);
             if !self.count(peer, proxied, now) {
                 continue;
             }
@@ -295,7 +296,9 @@ impl Streams {
     /// Ends the accepted connections of those from whom nothing is taken any more.
     pub fn bar(&mut self, now: Now, bars: Bars<'_>) {
         for slot in 0..self.slots.len() as u32 {
-            let barred = self.held(slot).is_some_and(|c| !c.dialed && bars(c.listener, c.peer).is_some());
+            let barred = self
+                .held(slot)
+                .is_some_and(|c| !c.dialed && !c.unnamed && bars(c.listener, c.peer).is_some());
             if barred {
                 self.close(slot, Reason::Barred, now);
             }
