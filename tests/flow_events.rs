@@ -410,6 +410,10 @@ fn a_full_spool_drops_and_counts() {
     }
     drop(phone);
     until(&scene, "tidings_flow_events_total", "told", 16.0);
+    // The spool is written behind that.
+    wait_for("a full spool", Duration::from_secs(10), || {
+        (scene.router.metrics().sum("tidings_webhook_dropped_total", &[]) >= 1.0).then_some(())
+    });
     let metrics = scene.router.metrics();
     let (bytes, limit) = (
         metrics.sum("tidings_webhook_spool_bytes", &[]),
