@@ -20,10 +20,10 @@ fn by_pieces(stream: &[u8], most: usize) -> Option<Result<(Proxied, usize), Brok
         match read(&stream[..came]) {
             Ok(Header::More(n)) => {
                 assert!(n > 0);
-                came += n.min(most);
-                if came > stream.len() {
+                if came == stream.len() {
                     return None;
                 }
+                came = (came + n.min(most)).min(stream.len());
             }
             Ok(Header::Whole(said)) => {
                 let len = 16 + usize::from(u16::from_be_bytes([stream[14], stream[15]]));
