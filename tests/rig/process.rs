@@ -54,6 +54,11 @@ impl Process {
         self.child.id()
     }
 
+    /// Ends what it has started, which would outlive it.
+    pub fn kill_children(&self) {
+        children_of(self.child.id()).iter().for_each(|pid| signal_pid(*pid, "KILL"));
+    }
+
     /// What it has printed so far.
     pub fn output(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.output).unwrap_or_default()).into_owned()
@@ -184,9 +189,13 @@ pub fn tail(text: &str) -> String {
     lines[lines.len().saturating_sub(60)..].join("\n")
 }
 
+/// Of all its threads: each has the children that it started.
 fn children_of(pid: u32) -> Vec<u32> {
-    let path = format!("/proc/{pid}/task/{pid}/children");
-    let direct = std::fs::read_to_string(path).unwrap_or_default();
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let of = |thread: std::fs::DirEntry| {
+        std::fs::read_to_string(thread.path().join("children")).unwrap_or_default()
+    };
+    let direct = threads.map(of).collect::<String>();
     let direct = direct.split_whitespace().filter_map(|pid| pid.parse().ok());
     direct.flat_map(|pid| [vec![pid], children_of(pid)].concat()).collect()
 }

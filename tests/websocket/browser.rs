@@ -27,8 +27,9 @@ const LONG: Duration = Duration::from_secs(60);
 /// Debian's Chromium, driven by its chromedriver. Both end with this.
 struct Browser {
     driver: SocketAddr,
+    /// Empty while there is none.
     session: String,
-    _process: Process,
+    process: Process,
     _dir: TempDir,
 }
 
@@ -56,11 +57,13 @@ impl Browser {
             &format!("--user-data-dir={}", profile.display()),
         ];
         let wanted = json!({ "capabilities": { "alwaysMatch": { "goog:chromeOptions": { "args": args } } } });
+        // From here on what is started ends with it, whatever comes.
+        let mut browser = Browser { driver, session: String::new(), process, _dir: dir };
         let (status, answer) = drive(driver, "POST", "/session", &wanted.to_string());
         let answer: Value = serde_json::from_str(&answer).expect("JSON");
         assert_eq!(status, 200, "Chromium does not start: {answer:#}");
-        let session = answer["value"]["sessionId"].as_str().expect("a session").to_owned();
-        Browser { driver, session, _process: process, _dir: dir }
+        browser.session = answer["value"]["sessionId"].as_str().expect("a session").to_owned();
+        browser
     }
 
     fn ask(&self, what: &str, body: &Value) -> Value {
@@ -98,12 +101,13 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Chromium ends with its session; the driver by its guard.
-        if !std::thread::panicking() || TcpStream::connect(self.driver).is_ok() {
+        // Chromium ends with its session, else by its pid; the driver by its guard.
+        if !self.session.is_empty() {
             let _ = std::panic::catch_unwind(|| {
                 drive(self.driver, "DELETE", &format!("/session/{}", self.session), "")
             });
         }
+        self.process.kill_children();
     }
 }
 
