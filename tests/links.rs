@@ -12,7 +12,7 @@ use tidings::{
     worker::{Launch, Links, Step, spawn},
 };
 
-const AT: &str = "127.62.1.1:5060";
+const AT: &str = "127.66.1.1:5060";
 /// What an inbox holds.
 const ROOM: u64 = 4096;
 
@@ -116,7 +116,7 @@ fn a_full_inbox_refuses_and_what_it_holds_is_dealt_with() {
     let all = Arc::new(Connections::new(2));
     let (first, stats) = launch(0, &inboxes, &all, 5000);
     let first = spawn(first).expect("a thread");
-    let phone = std::net::UdpSocket::bind("127.62.1.21:0").expect("a socket");
+    let phone = std::net::UdpSocket::bind("127.66.1.21:0").expect("a socket");
     let message = "MESSAGE sip:a@b SIP/2.0\r\nContent-Length: 0\r\n\r\n";
     phone.send_to(message.as_bytes(), AT).expect("sent");
     until("all to be dealt with", || {

@@ -40,7 +40,7 @@ fn read(view: View<'_>) {
     uri(view.ruri(), view.ruri());
     for f in view.fields() {
         let value = view.value_of(f);
-        for item in view.items(f.id) {
+        for item in view.items(f.id()) {
             let _ = view.span_of(item.value);
             let _ = Via::parse(item.value);
             if let Some(addr) = NameAddr::parse(item.value) {

@@ -59,7 +59,7 @@ fn try_connect(net: u8, host: u8, to: SocketAddr) -> Option<TcpStream> {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).ok()?;
     // So that a flood leaves no ports in TIME_WAIT.
     socket.set_linger(Some(Duration::ZERO)).ok()?;
-    socket.bind(&SocketAddr::from(([127, 40, net, host], 0)).into()).ok()?;
+    socket.bind(&SocketAddr::from(([127, 45, net, host], 0)).into()).ok()?;
     socket.connect_timeout(&to.into(), Duration::from_secs(2)).ok()?;
     Some(socket.into())
 }
@@ -114,7 +114,7 @@ fn connections_that_never_end_their_message() {
 #[test]
 fn readers_that_never_read() {
     // Exempt, so that nothing but the limit of output holds: it would be banned before.
-    let more = "[connections]\noutput = \"64KiB\"\n[protection]\nexempt = [\"127.40.233.50\"]\n";
+    let more = "[connections]\noutput = \"64KiB\"\n[protection]\nexempt = [\"127.45.233.50\"]\n";
     let scene = layout(233, "tcp", more).start(&one_pbx(233));
     let crowd = Crowd::start(&scene);
     let to = scene.phones();

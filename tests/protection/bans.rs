@@ -33,7 +33,7 @@ fn listed(scene: &Scene) -> Vec<serde_json::Value> {
 
 fn connect_from(scene: &Scene, host: u8) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    socket.bind(&SocketAddr::from(([127, 40, scene.net, host], 0)).into()).expect("a free port");
+    socket.bind(&SocketAddr::from(([127, 45, scene.net, host], 0)).into()).expect("a free port");
     socket.connect(&scene.phones().into()).expect("the kernel takes it");
     let stream: TcpStream = socket.into();
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero is accepted");
@@ -70,7 +70,7 @@ fn who_floods_over_tcp_is_banned_until_the_ban_is_lifted() {
             let _ = std::io::Write::write_all(&mut hostile, fresh.as_bytes());
         }
         wait_for("the ban", PATIENCE, || {
-            let source = format!("127.40.246.{host}");
+            let source = format!("127.45.246.{host}");
             let ban = listed(&scene).into_iter().find(|ban| ban["source"] == source)?;
             assert_eq!((ban["cause"].as_str(), ban["times"].as_u64()), (Some(cause), Some(1)));
             Some(())
@@ -89,11 +89,11 @@ fn who_floods_over_tcp_is_banned_until_the_ban_is_lifted() {
     // Over a table swap, and in the list for people.
     assert_eq!(scene.router.put_table(&one_pbx(246)).0, 200);
     let (_, table, _) = bans(&scene, &[]);
-    assert!(table.contains("127.40.246.50  malformed") && table.contains("2 of at most 10000"), "{table}");
+    assert!(table.contains("127.45.246.50  malformed") && table.contains("2 of at most 10000"), "{table}");
 
-    assert_eq!(bans(&scene, &["lift", "127.40.246.50"]).0, Some(0));
-    let (code, _, error) = bans(&scene, &["lift", "127.40.246.50"]);
-    assert_eq!((code, error.trim()), (Some(1), "tidings: 127.40.246.50 is not banned"));
+    assert_eq!(bans(&scene, &["lift", "127.45.246.50"]).0, Some(0));
+    let (code, _, error) = bans(&scene, &["lift", "127.45.246.50"]);
+    assert_eq!((code, error.trim()), (Some(1), "tidings: 127.45.246.50 is not banned"));
     honest(&scene.party(50), &scene, &pbx);
     assert!(is_closed(connect_from(&scene, 51)));
     assert_eq!(metric(&scene, "tidings_bans_lifted_total", &[]), 1.0);
@@ -117,16 +117,16 @@ fn a_datagram_bans_nobody_unless_the_operator_wants_it_and_never_a_backend() {
     honest(&phone, &scene, &pbx);
     drop(scene);
 
-    let more = format!("{STRICT}ban_datagrams = true\nexempt = [\"127.40.247.33\", \"127.40.247.250/31\"]\n");
+    let more = format!("{STRICT}ban_datagrams = true\nexempt = [\"127.45.247.33\", \"127.45.247.250/31\"]\n");
     let scene = layout(247, "udp", &more).start(&one_pbx(247));
     // In the name of the PBX, from another port and to the phones' listener: for us a client.
-    let forged = Party::bind("127.40.247.11:5999");
+    let forged = Party::bind("127.45.247.11:5999");
     let (exempt, hostile) = (scene.party(33), scene.party(34));
     for party in [&forged, &exempt, &hostile] {
         flood(&scene, party);
     }
     wait_for("the ban", PATIENCE, || (listed(&scene).len() == 1).then_some(()));
-    assert_eq!(listed(&scene)[0]["source"], "127.40.247.34");
+    assert_eq!(listed(&scene)[0]["source"], "127.45.247.34");
     honest(&phone, &scene, &pbx);
     honest(&exempt, &scene, &pbx);
     let before = scene.refused("banned");
@@ -138,27 +138,27 @@ fn a_datagram_bans_nobody_unless_the_operator_wants_it_and_never_a_backend() {
 /// SPEC 10: set by the operator, for a time, over a restart; not for those who are never banned.
 #[test]
 fn the_operator_bans_for_a_time_and_a_restart_does_not_forget() {
-    let more = "[protection]\nbans = 2\nexempt = [\"127.40.248.33\"]\n";
+    let more = "[protection]\nbans = 2\nexempt = [\"127.45.248.33\"]\n";
     let mut scene = layout(248, "udp", more).start(&one_pbx(248));
     let (phone, pbx) = (scene.phone(), scene.pbx(1));
     let refused = |scene: &Scene, address: &str, why: &str| {
         let (code, _, error) = bans(scene, &["add", address]);
         assert!(code == Some(1) && error.contains(why), "{code:?} {error}");
     };
-    refused(&scene, "127.40.248.11", "is a backend's address: it is never banned");
-    refused(&scene, "127.40.248.33", "is exempt or trusted: it is never banned");
-    assert_eq!(bans(&scene, &["add", "127.40.248.31"]).0, Some(0));
+    refused(&scene, "127.45.248.11", "is a backend's address: it is never banned");
+    refused(&scene, "127.45.248.33", "is exempt or trusted: it is never banned");
+    assert_eq!(bans(&scene, &["add", "127.45.248.31"]).0, Some(0));
     assert_eq!(bans(&scene, &["add", "2001:db8:1:2::7", "--seconds", "2"]).0, Some(0));
     refused(&scene, "192.0.2.1", "there is room for 2 bans only");
     assert_eq!(metric(&scene, "tidings_bans_left_out_total", &[]), 1.0);
     let sources: Vec<_> = listed(&scene).iter().map(|ban| ban["source"].clone()).collect();
-    assert_eq!(sources, ["127.40.248.31", "2001:db8:1:2::/64"]);
+    assert_eq!(sources, ["127.45.248.31", "2001:db8:1:2::/64"]);
     phone.send(scene.phones(), message(&phone).text());
     scene.quiet(&[&phone, &pbx]);
     wait_for("the short ban to end", PATIENCE, || (listed(&scene).len() == 1).then_some(()));
 
     let kept = std::fs::read_to_string(scene.router.dir.path().join("state/bans")).expect("it is kept");
-    assert!(kept.contains(" operator 127.40.248.31\n"), "{kept}");
+    assert!(kept.contains(" operator 127.45.248.31\n"), "{kept}");
     let settings = std::fs::read_to_string(scene.router.dir.path().join("tidings.toml")).expect("settings");
     assert!(scene.router.stop().success());
     let config = scene.router.dir.write("tidings.toml", &settings);
@@ -169,7 +169,7 @@ fn the_operator_bans_for_a_time_and_a_restart_does_not_forget() {
     scene.router.process.wait_line("ready", Duration::from_secs(20));
     phone.send(scene.phones(), message(&phone).text());
     scene.quiet(&[&phone, &pbx]);
-    let (status, body) = rig::http::ask(scene.router.admin, "DELETE", "/api/v1/bans/127.40.248.31", "");
+    let (status, body) = rig::http::ask(scene.router.admin, "DELETE", "/api/v1/bans/127.45.248.31", "");
     assert_eq!(status, 200, "{body}");
     honest(&phone, &scene, &pbx);
     let (status, _) = rig::http::ask(scene.router.admin, "DELETE", "/api/v1/bans/nobody", "");
@@ -184,7 +184,7 @@ fn bans_are_mirrored_into_nftables() {
     let config = dir.write(
         "tidings.toml",
         "table = \"table.toml\"\n[workers]\ncount = 1\n[[listen]]\nname = \"phones\"\ntransport = \"udp\"\n\
-         address = \"127.40.249.1:5060\"\n[admin]\naddress = \"127.40.249.1:9060\"\n\
+         address = \"127.45.249.1:5060\"\n[admin]\naddress = \"127.45.249.1:9060\"\n\
          [protection]\nnftables = { ipv4 = \"inet guard four\", ipv6 = \"inet guard six\" }\n",
     );
     let script = "set -eu

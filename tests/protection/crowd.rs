@@ -124,7 +124,7 @@ struct Phone {
 /// Connects from an address of the network.
 pub fn connect_from(net: u8, host: u8, to: SocketAddr) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    socket.bind(&SocketAddr::from(([127, 40, net, host], 0)).into()).expect("a free port");
+    socket.bind(&SocketAddr::from(([127, 45, net, host], 0)).into()).expect("a free port");
     socket.connect(&to.into()).expect("the kernel takes it");
     let stream: TcpStream = socket.into();
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero is accepted");

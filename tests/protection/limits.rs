@@ -136,7 +136,7 @@ fn malformed_messages_are_answered_for_a_while() {
 /// Never against backends, trusted and exempt prefixes.
 #[test]
 fn backends_trusted_and_exempt_sources_have_no_limits() {
-    let more = format!("{FEW}exempt = [\"127.40.244.32\"]\n[trust]\nprefixes = [\"127.40.244.33\"]\n");
+    let more = format!("{FEW}exempt = [\"127.45.244.32\"]\n[trust]\nprefixes = [\"127.45.244.33\"]\n");
     let table = pool("one", 244, &[1, 2])
         + &rule("between", "source = \"backends\"", "reply = { code = 488, reason = \"No\" }")
         + &rule("to the pbx", "source = \"clients\"", "reply = { code = 486, reason = \"Busy\" }");
@@ -160,20 +160,20 @@ fn backends_trusted_and_exempt_sources_have_no_limits() {
 #[test]
 fn denied_prefixes_are_not_listened_to_and_with_allowed_ones_nobody_else_is() {
     let more =
-        "[protection]\nallow = [\"127.40.245.0/26\"]\ndeny = [\"127.40.245.40/29\", \"127.40.245.11\"]\n";
-    let udp = "[[listen]]\nname = \"udp\"\ntransport = \"udp\"\naddress = \"127.40.245.1:5062\"\nside = \"clients\"\n";
+        "[protection]\nallow = [\"127.45.245.0/26\"]\ndeny = [\"127.45.245.40/29\", \"127.45.245.11\"]\n";
+    let udp = "[[listen]]\nname = \"udp\"\ntransport = \"udp\"\naddress = \"127.45.245.1:5062\"\nside = \"clients\"\n";
     let scene = layout(245, "tcp", &format!("{more}{udp}")).start(&one_pbx(245));
     let (allowed, pbx) = (scene.party(39), scene.pbx(1));
     honest(&allowed, &scene, &pbx);
     for host in [40, 47, 64] {
-        let at = format!("127.40.245.{host}:5061");
+        let at = format!("127.45.245.{host}:5061");
         let party = Party::bind(at.as_str());
-        party.send("127.40.245.1:5062", message(&party).text());
-        party.send("127.40.245.1:5062", b"\x00\x01\x00\x00\x21\x12\xa4\x42abcdefghijkl");
+        party.send("127.45.245.1:5062", message(&party).text());
+        party.send("127.45.245.1:5062", b"\x00\x01\x00\x00\x21\x12\xa4\x42abcdefghijkl");
         party.expect_nothing(Duration::from_millis(100));
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-        socket.bind(&std::net::SocketAddr::from(([127, 40, 245, host], 0)).into()).expect("a free port");
+        socket.bind(&std::net::SocketAddr::from(([127, 45, 245, host], 0)).into()).expect("a free port");
         socket.connect(&scene.phones().into()).expect("the kernel takes it");
         socket.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero is accepted");
         let mut stream: std::net::TcpStream = socket.into();

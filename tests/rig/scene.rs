@@ -1,8 +1,8 @@
 //! The scene of most tests: a router with one listener for phones and one for PBXs, each on its own address, and dialogs
 //! through it as a phone and a PBX see them.
 //!
-//! Network N is 127.40.N.0/24: .1 is the listener `phones`, .2 the listener `pbxs`, .11 to .14 are PBXs, .31 and above
-//! phones, .99 a host that nobody may be made to send to.
+//! Network N is 127.40.N.0/24 (`HOUSE`: of some test binaries another than 40): .1 is the listener `phones`, .2 the listener
+//! `pbxs`, .11 to .14 are PBXs, .31 and above phones, .99 a host that nobody may be made to send to.
 
 use std::{
     cell::Cell,
@@ -40,6 +40,13 @@ pub struct Layout {
     /// The sections have a `[tls]` of their own.
     pub own_tls: bool,
 }
+
+/// The second byte of all addresses here. Test binaries run side by side and number their networks by themselves.
+pub const HOUSE: u8 = match env!("CARGO_CRATE_NAME").as_bytes() {
+    b"websocket" => 43,
+    b"protection" => 45,
+    _ => 40,
+};
 
 /// A column of the matrix: `udp`, `tcp` or `tls` of the phones and of the PBXs; of phones `ws` and `wss` too.
 pub type Column = (&'static str, &'static str);
@@ -86,9 +93,9 @@ impl Layout {
         let (clients, backends) = column;
         format!(
             "{top}\n[workers]\ncount = {workers}\npin = false\n\
-             [[listen]]\nname = \"{phones}\"\ntransport = \"{clients}\"\naddress = \"127.40.{net}.1:5060\"\nside = \"clients\"\n{listener}\
-             [[listen]]\nname = \"pbxs\"\ntransport = \"{backends}\"\naddress = \"127.40.{net}.2:5060\"\nside = \"backends\"\n\
-             [admin]\naddress = \"127.40.{net}.1:9060\"\n\
+             [[listen]]\nname = \"{phones}\"\ntransport = \"{clients}\"\naddress = \"127.{HOUSE}.{net}.1:5060\"\nside = \"clients\"\n{listener}\
+             [[listen]]\nname = \"pbxs\"\ntransport = \"{backends}\"\naddress = \"127.{HOUSE}.{net}.2:5060\"\nside = \"backends\"\n\
+             [admin]\naddress = \"127.{HOUSE}.{net}.1:9060\"\n\
              [tokens]\nrouter_id = {router_id}\nkeys = [{keys}]\n{more}"
         )
     }
@@ -101,8 +108,10 @@ impl Layout {
         let mut settings = self.settings();
         let secure = |transport| matches!(transport, "tls" | "wss");
         if !self.own_tls && (secure(self.column.0) || secure(self.column.1)) {
-            settings +=
-                &certificates(&pki, &[&format!("127.40.{}.1", self.net), &format!("127.40.{}.2", self.net)]);
+            settings += &certificates(
+                &pki,
+                &[&format!("127.{HOUSE}.{}.1", self.net), &format!("127.{HOUSE}.{}.2", self.net)],
+            );
         }
         let router = Router::start(&settings, &table);
         Scene { router, net: self.net, column: self.column, pki }
@@ -122,7 +131,7 @@ pub fn pool(name: &str, net: u8, pbxs: &[u8]) -> String {
     for n in pbxs {
         let host = 10 + n;
         pool += &format!(
-            "[[pool.backend]]\nname = \"pbx{n}\"\nuri = \"sip:127.40.{net}.{host}:5060;transport=udp\"\n"
+            "[[pool.backend]]\nname = \"pbx{n}\"\nuri = \"sip:127.{HOUSE}.{net}.{host}:5060;transport=udp\"\n"
         );
     }
     pool
@@ -166,7 +175,7 @@ impl Scene {
 
     /// Address `host` of this network, port 5060.
     pub fn at(&self, host: u8) -> SocketAddr {
-        SocketAddr::from(([127, 40, self.net, host], 5060))
+        SocketAddr::from(([127, HOUSE, self.net, host], 5060))
     }
 
     /// The listener for phones.
@@ -226,13 +235,13 @@ impl Scene {
     #[track_caller]
     pub fn settle(&self) {
         let bind = |transport: &str, host| match transport {
-            "tcp" => Party::bind_tcp(SocketAddr::from(([127, 40, self.net, host], 5060))),
-            "tls" => Party::bind_tls(SocketAddr::from(([127, 40, self.net, host], 5060))),
+            "tcp" => Party::bind_tcp(SocketAddr::from(([127, HOUSE, self.net, host], 5060))),
+            "tls" => Party::bind_tls(SocketAddr::from(([127, HOUSE, self.net, host], 5060))),
             "ws" | "wss" => {
-                let at = SocketAddr::from(([127, 40, self.net, host], 5060));
+                let at = SocketAddr::from(([127, HOUSE, self.net, host], 5060));
                 Party::bind_websocket(at, transport == "wss")
             }
-            _ => Party::bind(SocketAddr::from(([127, 40, self.net, host], 5060))),
+            _ => Party::bind(SocketAddr::from(([127, HOUSE, self.net, host], 5060))),
         };
         let (clients, backends) = (bind(self.column.0, 250), bind(self.column.1, 251));
         for _ in 0..2 {

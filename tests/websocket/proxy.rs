@@ -39,7 +39,7 @@ fn from_proxy(scene: &Scene) -> TcpStream {
 
 fn from(scene: &Scene, host: u8) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
-    socket.bind(&SocketAddr::from(([127, 40, scene.net, host], 0)).into()).expect("a free port");
+    socket.bind(&SocketAddr::from(([127, 43, scene.net, host], 0)).into()).expect("a free port");
     socket.connect(&scene.phones().into()).expect("the router listens");
     let stream: TcpStream = socket.into();
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero is accepted");
@@ -59,7 +59,7 @@ fn listed(scene: &Scene) -> Vec<String> {
 #[test]
 fn the_header_says_who_the_client_is() {
     let mut layout = layout(129, "tcp", "udp");
-    layout.listener = "proxy_protocol = [\"127.40.129.9\"]\n".into();
+    layout.listener = "proxy_protocol = [\"127.43.129.9\"]\n".into();
     layout.more = "[connections]\nper_address = 2\nfirst_message = \"2s\"\n".into();
     let scene = layout.start(&one_pbx(129));
     let refused =
@@ -99,7 +99,7 @@ fn the_header_says_who_the_client_is() {
     // The proxy's own health check says nobody's name.
     let mut local = from_proxy(&scene);
     local.write_all(&[SIGNATURE, &[0x20, 0, 0, 0], options(&scene).as_bytes()].concat()).expect("sent");
-    assert!(text::header(&answer(&mut local), "Via").contains(";received=127.40.129.9"));
+    assert!(text::header(&answer(&mut local), "Via").contains(";received=127.43.129.9"));
     assert_eq!(scene.router.metrics().sum("tidings_proxy_headers_total", &[]), 8.0 - 1.0);
 }
 
@@ -107,19 +107,19 @@ fn the_header_says_who_the_client_is() {
 #[test]
 fn who_must_say_it_must_and_who_may_not_may_not() {
     let mut layout = layout(139, "tcp", "udp");
-    layout.listener = "proxy_protocol = [\"127.40.139.9\"]\n".into();
+    layout.listener = "proxy_protocol = [\"127.43.139.9\"]\n".into();
     layout.more = "[connections]\nfirst_message = \"2s\"\n".into();
     // One that calls himself a backend would be taken for it.
     let scene = layout.start(&(one_pbx(139) + &rule("no", "", "reply = { code = 488, reason = \"No\" }")));
     let mut stranger = from(&scene, 8);
-    stranger.write_all(&[header("127.40.139.11:5060"), options(&scene).into_bytes()].concat()).expect("sent");
+    stranger.write_all(&[header("127.43.139.11:5060"), options(&scene).into_bytes()].concat()).expect("sent");
     let mut got = Vec::new();
     let _ = stranger.read_to_end(&mut got);
     assert!(got.is_empty(), "{}", got.escape_ascii());
     wait_closed(&scene, "proxy_untrusted", 1.0);
 
     let mut twice = from_proxy(&scene);
-    let both = [header("198.51.100.7:4000"), header("127.40.139.11:5060"), options(&scene).into_bytes()];
+    let both = [header("198.51.100.7:4000"), header("127.43.139.11:5060"), options(&scene).into_bytes()];
     twice.write_all(&both.concat()).expect("sent");
     assert!(!matches!(twice.read(&mut [0; 64]), Ok(1..)));
     wait_closed(&scene, "proxy_untrusted", 2.0);

@@ -35,6 +35,8 @@ struct Disk {
     /// Bytes of the file that were delivered, and how many events since that was noted.
     done: u64,
     unnoted: u32,
+    /// Something could not be written: what the file holds is not certain, and it is written anew before all else.
+    stale: bool,
 }
 
 impl Spool {
@@ -61,7 +63,7 @@ impl Spool {
             spool.bytes += line.len();
             spool.waiting.push_back(line.into());
         }
-        let mut disk = Disk { path, done_path, file, done, unnoted: 0 };
+        let mut disk = Disk { path, done_path, file, done, unnoted: 0, stale: false };
         disk.note()?;
         spool.disk = Some(disk);
         Ok(spool)
@@ -83,15 +85,15 @@ impl Spool {
             self.waiting.push_back(event.into());
         }
         let written = match &mut self.disk {
+            Some(disk) if disk.stale => Err(io::ErrorKind::Other.into()),
             Some(disk) if !text.is_empty() => {
                 disk.file.write_all(text.as_bytes()).and_then(|()| disk.file.sync_data())
             }
             _ => Ok(()),
         };
         if written.is_err() {
-            // The note would be of bytes that are not there: a new file is tried with the next event.
-            let rewritten = self.rewrite();
-            return (dropped, if rewritten.is_ok() { Ok(()) } else { written });
+            // Half a line may stand in the file, and a note would be of bytes that are not there.
+            return (dropped, self.rewrite());
         }
         (dropped, Ok(()))
     }
@@ -107,13 +109,17 @@ impl Spool {
         self.bytes -= line.len();
         let empty = self.waiting.is_empty();
         let Some(disk) = &mut self.disk else { return Ok(()) };
+        if disk.stale {
+            return self.rewrite();
+        }
         disk.done += line.len() as u64;
         disk.unnoted += 1;
         if empty {
             // Emptied first: a note beyond the file's end counts for nothing.
-            disk.file.set_len(0)?;
             disk.done = 0;
-            return disk.note();
+            let emptied = disk.file.set_len(0).and_then(|()| disk.note());
+            disk.stale = emptied.is_err();
+            return emptied;
         }
         if disk.done > COMPACT && disk.done > self.bytes as u64 {
             return self.rewrite();
@@ -124,12 +130,14 @@ impl Spool {
     /// Writes what waits into a new file.
     fn rewrite(&mut self) -> io::Result<()> {
         let Some(disk) = &mut self.disk else { return Ok(()) };
+        disk.stale = true;
         // First the note: should it end between the two, all is delivered again.
         disk.done = 0;
         disk.note()?;
         let text: String = self.waiting.iter().map(|line| &**line).collect();
         replace(&disk.path, text.as_bytes())?;
         disk.file = OpenOptions::new().read(true).append(true).open(&disk.path)?;
+        disk.stale = false;
         Ok(())
     }
 
@@ -200,6 +208,24 @@ mod tests {
         push(&mut spool, &["e"]);
         drop(spool);
         assert_eq!(rest(&mut open()), ["e"]);
+    }
+
+    #[test]
+    fn after_a_failure_the_file_is_written_anew() {
+        let (_scratch, dir) = Scratch::new("stale");
+        let mut spool = Spool::open(Some(&dir), 4096).expect("a spool");
+        push(&mut spool, &["one"]);
+        let nowhere = PathBuf::from("/nonexistent/tidings/flow-events.jsonl");
+        let disk = spool.disk.as_mut().expect("on the disk");
+        disk.stale = true;
+        let path = std::mem::replace(&mut disk.path, nowhere);
+        let (dropped, written) = spool.push(["two".to_owned()].into_iter());
+        assert!(dropped == 0 && written.is_err(), "in memory alone");
+        spool.disk.as_mut().expect("on the disk").path = path.clone();
+        push(&mut spool, &["three"]);
+        assert_eq!(fs::read_to_string(path).expect("written"), "one\ntwo\nthree\n");
+        spool.done().expect("noted");
+        assert_eq!(spool.first(), Some("two"));
     }
 
     #[test]

@@ -112,7 +112,9 @@ pub async fn deliver(hook: Webhook, desk: Arc<Desk>) {
     };
     let mut failures = 0u32;
     loop {
-        let Some(event) = desk.spool.lock().first().map(str::to_owned) else {
+        // Who holds the lock may be writing.
+        let first = tokio::task::block_in_place(|| desk.spool.lock().first().map(str::to_owned));
+        let Some(event) = first else {
             desk.filled.notified().await;
             continue;
         };
@@ -140,7 +142,8 @@ pub async fn deliver(hook: Webhook, desk: Arc<Desk>) {
                 tracing::info!("the webhook's receiver takes flow events again");
             }
             failures = 0;
-            desk.done();
+            // It writes to the disk.
+            tokio::task::block_in_place(|| desk.done());
             continue;
         };
         desk.process.add(ProcessCounter::WebhookFailed, 1);

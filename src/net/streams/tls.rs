@@ -31,6 +31,8 @@ pub struct Session {
     open: bool,
     /// Nothing can be read or written any more; what the peer still says is dropped unread.
     failed: bool,
+    /// What ended a read that had brought something: told by the next.
+    pending: Option<io::Error>,
 }
 
 /// Why TLS failed (the label of a counter).
@@ -65,7 +67,7 @@ impl Session {
 
     fn of(mut tls: Connection) -> Session {
         tls.set_buffer_limit(Some(2 * CHUNK));
-        Session { tls, under_way: 0, open: false, failed: false }
+        Session { tls, under_way: 0, open: false, failed: false, pending: None }
     }
 
     pub fn is_open(&self) -> bool {
@@ -74,6 +76,9 @@ impl Session {
 
     /// Reads and decrypts, as `Pipe::read`. While the handshake lasts one read of the socket is one step of it.
     pub fn read(&mut self, socket: &mut TcpStream, buffer: &mut [u8]) -> io::Result<Taken> {
+        if let Some(error) = self.pending.take() {
+            return Err(error);
+        }
         if self.failed {
             let more = socket.read(buffer)? > 0;
             return Ok(Taken { bytes: 0, more });
@@ -92,22 +97,35 @@ impl Session {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && bytes > 0 => {
                     return Ok(Taken { bytes, more: false });
                 }
-                Err(error) => return Err(error),
+                Err(error) => return self.told_later(bytes, error),
             }
             let greeting = !self.open;
             if let Err(error) = self.tls.process_new_packets() {
                 self.failed = true;
                 // The alert that says why; that it cannot be sent changes nothing.
                 let _ = self.flush(socket);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+                bytes += self.plaintext(&mut buffer[bytes..]).unwrap_or(0);
+                return self.told_later(bytes, io::Error::new(io::ErrorKind::InvalidData, error));
             }
             self.open = !self.tls.is_handshaking();
-            self.flush(socket)?;
+            if let Err(error) = self.flush(socket) {
+                bytes += self.plaintext(&mut buffer[bytes..]).unwrap_or(0);
+                return self.told_later(bytes, error);
+            }
             if greeting {
                 bytes += self.plaintext(&mut buffer[bytes..])?;
                 return Ok(Taken { bytes, more: true });
             }
         }
+        Ok(Taken { bytes, more: true })
+    }
+
+    /// What came before an error is not lost with it: a goodbye may be followed by a reset.
+    fn told_later(&mut self, bytes: usize, error: io::Error) -> io::Result<Taken> {
+        if bytes == 0 {
+            return Err(error);
+        }
+        self.pending = Some(error);
         Ok(Taken { bytes, more: true })
     }
 
