@@ -7,6 +7,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::sync::Semaphore;
+
 use super::{Router, own::Ask};
 use crate::{
     config::settings::KeepaliveMethod,
@@ -26,6 +28,8 @@ pub async fn watch(router: Arc<Router>) {
         return;
     }
     router.process.set(ProcessGauge::KeepaliveRate, settings.rate as u64);
+    // The other half is for flow events: dead phones hold theirs for half a minute each.
+    let asked = Arc::new(Semaphore::new((router.settings.limits.own_requests / 2).max(1)));
     let interval_ms = settings.interval.as_millis() as u64;
     let turn_ms = TURN_MS.max(1_000 / settings.rate as u64);
     let turns = (interval_ms / turn_ms).max(1);
@@ -42,7 +46,7 @@ pub async fn watch(router: Arc<Router>) {
             turn.tick().await;
             let late = net::now().mono_ms >= began + interval_ms;
             router.process.add(ProcessCounter::KeepalivesLate, if late { flows.len() as u64 } else { 0 });
-            flows.iter().for_each(|flow| keep(&router, settings.method, *flow));
+            flows.iter().for_each(|flow| keep(&router, settings.method, *flow, &asked));
         }
         loop {
             turn.tick().await;
@@ -53,18 +57,24 @@ pub async fn watch(router: Arc<Router>) {
     }
 }
 
-fn keep(router: &Arc<Router>, method: KeepaliveMethod, flow: Flow) {
+fn keep(router: &Arc<Router>, method: KeepaliveMethod, flow: Flow, asked: &Arc<Semaphore>) {
     let Some(way) = router.own.to_flow(flow) else { return };
-    if method == KeepaliveMethod::Crlf {
+    let place = match method {
+        KeepaliveMethod::Options => asked.clone().try_acquire_owned().ok(),
+        KeepaliveMethod::Crlf | KeepaliveMethod::Off => None,
+    };
+    // Where too many have not answered yet, its binding is kept open all the same.
+    let Some(place) = place else {
         // One that finds no room is the next round's.
         if router.own.put(&way, b"\r\n\r\n") {
             router.process.add(ProcessCounter::KeepaliveCrlf, 1);
         }
         return;
-    }
+    };
     router.process.add(ProcessCounter::KeepaliveOptions, 1);
     let router = router.clone();
     tokio::spawn(async move {
+        let _place = place;
         let Flow::Datagram { peer, .. } = flow else { return };
         let mut host = Vec::new();
         put::host_port(peer, &mut host);

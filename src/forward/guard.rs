@@ -47,22 +47,17 @@ impl Proxy {
         if request.turn.guard != Guard::Limited || belongs(request) {
             return Ok(());
         }
-        self.may_ask(request.turn, request.view, &request.routes.uri, request.method)
+        self.may_ask(request.turn, &request.routes.uri, request.method)
     }
 
-    /// The same for what is no request to be forwarded.
-    pub(super) fn may_ask(
-        &mut self,
-        turn: &Turn<'_>,
-        view: &View<'_>,
-        uri: &Uri<'_>,
-        method: Method,
-    ) -> Result<(), Refused> {
+    /// The same for what is no request to be forwarded. A call for help is never refused; a Resource-Priority, which anybody can
+    /// write, spares nobody his own limit.
+    pub(super) fn may_ask(&mut self, turn: &Turn<'_>, uri: &Uri<'_>, method: Method) -> Result<(), Refused> {
         if turn.guard != Guard::Limited {
             return Ok(());
         }
         let verdict = self.buckets.new_dialog(turn.arrival.peer.ip(), turn.now);
-        if verdict == Verdict::Taken || self.is_urgent(turn, view, uri, method) {
+        if verdict == Verdict::Taken || self.counted(calls_for_help(turn, uri, method)) {
             return Ok(());
         }
         if let Verdict::Dropped { ban } = verdict {
@@ -89,20 +84,19 @@ impl Proxy {
         (!goes_on).then(|| later(turn, method, Reason::Overload, Reason::OverloadSilence))
     }
 
-    /// A call for help, or one that has a priority which nobody takes away (`strip` in `[trust]`).
+    /// A call for help, or what has a priority which nobody takes away (`strip` in `[trust]`).
     fn is_urgent(&self, turn: &Turn<'_>, view: &View<'_>, uri: &Uri<'_>, method: Method) -> bool {
-        let calls = matches!(method, Method::Invite | Method::Ack | Method::Cancel | Method::Prack)
-            || matches!(method, Method::Update | Method::Bye | Method::Info);
         const PRIORITY: &[u8] = b"resource-priority";
         let hidden = || {
             !turn.source.is_backend() && turn.table.rules.strip.iter().any(|name| same_name(PRIORITY, name))
         };
         let has_priority =
             || view.fields().iter().any(|field| same_name(view.of(field.name()), PRIORITY)) && !hidden();
-        let urgent = calls && is_emergency(uri, &turn.setup.emergency) || has_priority();
-        if urgent {
-            self.stats.add(Counter::Urgent, 1);
-        }
+        self.counted(calls_for_help(turn, uri, method) || has_priority())
+    }
+
+    fn counted(&self, urgent: bool) -> bool {
+        self.stats.add(Counter::Urgent, urgent.into());
         urgent
     }
 
@@ -120,6 +114,13 @@ fn later(turn: &Turn<'_>, method: Method, reason: Reason, silence: Reason) -> Re
         return silence.into();
     }
     Refused { reason, retry: Some(turn.setup.retry_after_s) }
+}
+
+/// A call, or what belongs to one, for help.
+fn calls_for_help(turn: &Turn<'_>, uri: &Uri<'_>, method: Method) -> bool {
+    let calls = matches!(method, Method::Invite | Method::Ack | Method::Cancel | Method::Prack)
+        || matches!(method, Method::Update | Method::Bye | Method::Info);
+    calls && is_emergency(uri, &turn.setup.emergency)
 }
 
 /// `urn:service:sos` and what is below it (RFC 5031), or one of these numbers.

@@ -81,7 +81,7 @@ impl Proxy {
             || uri.is_sip() && uri.user.is_none() && setup.names.is_us(uri.host.host, uri.host.port, local);
         let routes = Routes::read(view, &essentials, method, uri, setup, local, source.is_backend())?;
         if method == Method::Options && !routes.repaired && routes.next.is_none() && to_us() {
-            self.may_ask(turn, view, &uri, method)?;
+            self.may_ask(turn, &uri, method)?;
             if turn.table.pools.all_down() {
                 return Err(Refused { reason: Reason::NoBackend, retry: Some(NO_BACKEND_RETRY_S) });
             }

@@ -174,9 +174,11 @@ impl Proxy {
         for item in view.items(HeaderId::RecordRoute) {
             // Ours begin so, whoever wrote them anew; what is not, is not parsed.
             let exact = setup.own_route(item.value);
-            // Where both sides know us by one name, it stands as it should, whatever its token says.
-            if exact.is_some() && item.value.ends_with(&self.text) {
-                continue;
+            // Where both sides know us by one name, it stands as it should, whatever its token says. Of several only the token
+            // tells which is this pass's.
+            let right = exact.is_some() && item.value.ends_with(&self.text);
+            if right && item.first && item.last && !view.is_repeated(HeaderId::RecordRoute) {
+                return;
             }
             let user = || {
                 let start = behind_scheme(item.value)?;
@@ -186,6 +188,9 @@ impl Proxy {
             let Ok((rr, _)) = RouteToken::decode(user, &setup.ring, essentials.call_id) else { continue };
             if rr.bits != token.branch as u16 {
                 continue;
+            }
+            if right {
+                return;
             }
             let uri = match exact {
                 Some(_) => &item.value[1..item.value.len() - 1],

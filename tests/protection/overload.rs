@@ -94,6 +94,9 @@ fn a_core_that_is_behind_sheds_what_is_new_and_goes_on_with_what_it_has() {
     // A call for help is not shed.
     let help = Request::new("INVITE", "urn:service:sos", &phone);
     exchange(&phone, scene.phones(), &help, &pbx, scene.pbxs());
+    // Nor is what has a priority.
+    let prior = message(&phone).with("Resource-Priority", "esnet.1").with("CSeq", "77 MESSAGE");
+    exchange(&phone, scene.phones(), &prior, &pbx, scene.pbxs());
     assert!(metric(&scene, "tidings_overloads_total", &[]) >= 1.0);
 
     stop.store(true, Ordering::Relaxed);
