@@ -252,12 +252,18 @@ fn key(request: &Request<'_>, key_id: u8, text: &mut Vec<u8>) -> u64 {
     text.clear();
     text.push(request.source.is_backend().into());
     hash::part(text, request.package.unwrap_or_default());
+    let resource = text.len();
     canonical(&request.routes.uri, setup, text);
+    let resource = resource..text.len();
     // Neither a canonical URI nor a package holds a blank.
     text.push(b' ');
-    match Uri::parse(from_uri) {
-        Some(from) => canonical(&from, setup, text),
-        None => text.extend_from_slice(from_uri),
+    if from_uri == request.routes.ruri {
+        // Nearly all publish of themselves.
+        text.extend_from_within(resource);
+    } else if let Some(from) = Uri::parse(from_uri) {
+        canonical(&from, setup, text);
+    } else {
+        text.extend_from_slice(from_uri);
     }
     setup.ring.hash_by(key_id, text)
 }

@@ -67,19 +67,21 @@ impl Proxy {
         if source == Source::Client && side == crate::config::Side::Backends {
             return Err(Reason::Side.into());
         }
-        let essentials = inspect(view)?;
+        // By reference: each move of it would cost as much as parsing one of its fields.
+        let essentials = &inspect(view);
+        let essentials = essentials.as_ref().map_err(|reason| *reason)?;
         let uri = request_uri(view)?;
         if view.first(HeaderId::ProxyRequire).is_some() {
             return Err(Reason::ProxyRequire.into());
         }
-        if let Some(refused) = self.sheds(turn, view, &essentials, &uri, method) {
+        if let Some(refused) = self.sheds(turn, view, essentials, &uri, method) {
             return Err(refused);
         }
         let package = event(view, method)?;
         let local = turn.arrival.local;
         let to_us =
             || uri.is_sip() && uri.user.is_none() && setup.names.is_us(uri.host.host, uri.host.port, local);
-        let routes = Routes::read(view, &essentials, method, uri, setup, local, source.is_backend())?;
+        let routes = Routes::read(view, essentials, method, uri, setup, local, source.is_backend())?;
         if method == Method::Options && !routes.repaired && routes.next.is_none() && to_us() {
             self.may_ask(turn, &uri, method)?;
             if turn.table.pools.all_down() {
@@ -93,16 +95,16 @@ impl Proxy {
         }
         let peer = turn.arrival.peer;
         let route_values = view.all(HeaderId::Route).map(|(_, field)| view.value_of(field));
-        let transaction = hash::transaction(&setup.ring, &essentials, peer, &mut self.text);
-        let loop_hash = hash::passage(&essentials, peer.ip(), view.ruri(), route_values);
-        self.check_loop(view, &essentials, setup, loop_hash)?;
+        let transaction = hash::transaction(&setup.ring, essentials, peer, &mut self.text);
+        let loop_hash = hash::passage(essentials, peer.ip(), view.ruri(), route_values);
+        self.check_loop(view, essentials, setup, loop_hash)?;
         let request = Request {
             turn,
             setup,
             table: turn.table,
             arrival: turn.arrival,
             view,
-            essentials: &essentials,
+            essentials,
             routes: &routes,
             method,
             package,

@@ -16,7 +16,7 @@ use crate::{
         Essentials, HeaderId, Item, Method, NameAddr, Reason, Span, Start, Uri, View,
         inspect::inspect,
         ip,
-        token::{Bound, Fault, Flow, PathToken, RouteToken, ViaToken, flow_hash},
+        token::{Bound, Fault, Flow, PathToken, RouteToken, ViaToken, flow_hash, is_text},
     },
 };
 
@@ -54,10 +54,11 @@ impl Proxy {
     ) -> Result<(), Reason> {
         let setup = turn.setup;
         let arrived = setup.listener(turn.arrival.listener);
-        let essentials = inspect(view)?;
+        let essentials = &inspect(view);
+        let essentials = essentials.as_ref().map_err(|reason| *reason)?;
         let method = essentials.method;
         self.stats.received(Kind::Response(method), arrived.transport);
-        let (token, key_id) = self.verified(&essentials, setup)?;
+        let (token, key_id) = self.verified(essentials, setup)?;
         let from = turn.source;
         let flow = arrived.flow(turn.arrival);
         let expected = match token.bound {
@@ -85,8 +86,8 @@ impl Proxy {
         let leaving = setup.listener(target.listener());
 
         self.edits.clear();
-        self.cut_our_via(view, &essentials)?;
-        self.rewrite_record_route(turn, view, &essentials, &token, leaving, setup);
+        self.cut_our_via(view, essentials)?;
+        self.rewrite_record_route(turn, view, essentials, &token, leaving, setup);
         let success = (200..300).contains(&code);
         if method == Method::Register && success {
             self.take_path_out(turn, view, setup);
@@ -112,9 +113,9 @@ impl Proxy {
                 signs::unavailable(&backend.state, turn, view, &token.back);
             }
         }
-        self.call_answered(turn, &essentials, &token, from, code);
+        self.call_answered(turn, essentials, &token, from, code);
         if success {
-            self.learn(turn, view, &token, &essentials, from);
+            self.learn(turn, view, &token, essentials, from);
         }
         Ok(())
     }
@@ -171,15 +172,15 @@ impl Proxy {
         let reader = if token.from_backend { Reader::Backend } else { Reader::Client };
         self.text.clear();
         leaving.write_route_end(reader, local, &mut self.text);
+        // Nearly all: both sides know us by one name, so that the only one stands as it should, whatever its token says.
+        let alone = view.value(HeaderId::RecordRoute).filter(|_| !view.is_repeated(HeaderId::RecordRoute));
+        let user = alone.and_then(|value| behind_scheme(value.strip_suffix(&*self.text)?));
+        if user.is_some_and(is_text) {
+            return;
+        }
         for item in view.items(HeaderId::RecordRoute) {
             // Ours begin so, whoever wrote them anew; what is not, is not parsed.
             let exact = setup.own_route(item.value);
-            // Where both sides know us by one name, it stands as it should, whatever its token says. Of several only the token
-            // tells which is this pass's.
-            let right = exact.is_some() && item.value.ends_with(&self.text);
-            if right && item.first && item.last && !view.is_repeated(HeaderId::RecordRoute) {
-                return;
-            }
             let user = || {
                 let start = behind_scheme(item.value)?;
                 memchr::memchr(b'@', start).map(|at| &start[..at])
@@ -189,7 +190,7 @@ impl Proxy {
             if rr.bits != token.branch as u16 {
                 continue;
             }
-            if right {
+            if exact.is_some() && item.value.ends_with(&self.text) {
                 return;
             }
             let uri = match exact {

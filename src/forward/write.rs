@@ -245,8 +245,8 @@ fn write_record_route(request: &Request<'_>, plan: &Plan<'_>, branch: u64, t: &m
             }
         }
     };
-    t.extend_from_slice(b"Record-Route: <");
-    write_scheme(request, t);
+    // Behind the Via.
+    t.extend_from_slice(if request.routes.secure { b"Record-Route: <sips:" } else { b"Record-Route: <sip:" });
     token.encode(&setup.ring, essentials.call_id, t);
     let (reader, local) = reader(&plan.hop);
     out_listener(setup, &plan.hop).write_route_end(reader, local, t);

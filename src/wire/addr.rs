@@ -50,26 +50,26 @@ impl<'a> NameAddr<'a> {
     /// As nearly all write it: `<sip:…>` or `"Display" <sip:…>`, and no parameter but a tag. `None`: in another form, if in any.
     #[inline]
     fn plain(value: &'a [u8]) -> Option<NameAddr<'a>> {
-        let mut cursor = Cursor::new(value);
-        let mut display = &value[..0];
-        if cursor.peek() == Some(b'"') {
-            display = cursor.quoted()?;
-            cursor.eat(b' ')?;
+        // By places in the value: a search within sixteen bytes of its end would have to copy them.
+        let start = match value {
+            [b'"', ..] => lex::quoted_end(value, 0).filter(|&end| value.get(end) == Some(&b' '))? + 1,
+            _ => 0,
+        };
+        if !value.get(start..)?.starts_with(b"<sip:") {
+            return None;
         }
-        cursor.skip(b"<sip:")?;
-        let rest = cursor.take_uri();
-        cursor.eat(b'>')?;
-        // With the scheme before it.
-        let start = value.len() - cursor.rest().len() - 1 - rest.len() - 4;
-        let uri = value.get(start..start + 4 + rest.len()).filter(|_| !rest.is_empty())?;
-        match cursor.rest() {
-            [] => Some(NameAddr { display, uri, params: &uri[..0], tag: None }),
-            [b';', params @ ..] => {
-                let tag = params.strip_prefix(b"tag=").filter(|tag| lex::is_plain_token(tag))?;
-                Some(NameAddr { display, uri, params, tag: Some(tag) })
-            }
-            _ => None,
+        let end = lex::uri_end(value, start + 5);
+        let (display, uri) = (&value[..start.saturating_sub(1)], value.get(start + 1..end)?);
+        if value.get(end) != Some(&b'>') || uri.len() == 4 {
+            return None;
         }
+        let behind = &value[end + 1..];
+        if behind.is_empty() {
+            return Some(NameAddr { display, uri, params: behind, tag: None });
+        }
+        let tag = behind.strip_prefix(b";tag=")?;
+        let sound = !tag.is_empty() && lex::plain_end(value, end + 6) == value.len();
+        sound.then_some(NameAddr { display, uri, params: &behind[1..], tag: Some(tag) })
     }
 
     /// Without `<` and `>`: parameters belong to the header, and the URI may hold no `,` and no `?` (RFC 3261 20.10).

@@ -80,29 +80,28 @@ pub fn decode(text: &[u8], out: &mut [u8]) -> Option<usize> {
 /// How much room `encode` needs behind what it reads.
 pub const SLACK: usize = 16;
 
-/// Appends the first `len` of `bytes`, at most 180, as text. `bytes` goes on for `SLACK` bytes at least, whatever they are.
+/// Appends the first `len` of `bytes` as text. `bytes` goes on for `SLACK` bytes at least, whatever they are.
 pub fn encode(bytes: &[u8], len: usize, out: &mut Vec<u8>) {
-    let mut text = [0; 256];
-    let (pieces, _) = text.as_chunks_mut::<16>();
-    for (at, piece) in (0..len).step_by(12).zip(pieces) {
+    let start = out.len();
+    for at in (0..len).step_by(12) {
         let Some(twelve) = bytes.get(at..).and_then(|rest| rest.first_chunk::<16>()) else { break };
-        *piece = letters(sixes(twelve));
+        out.extend_from_slice(&letters(sixes(twelve)));
     }
     // Of what stands behind the last byte no bits may be told.
-    let whole = len / 3 * 4;
+    let whole = start + len / 3 * 4;
     let letter = |six: u8| ALPHABET[usize::from(six & 63)];
     let end = match bytes[..len].as_chunks::<3>().1 {
         [a] => {
-            text[whole + 1] = letter(a << 4);
+            out[whole + 1] = letter(a << 4);
             whole + 2
         }
         [_, b] => {
-            text[whole + 2] = letter(b << 2);
+            out[whole + 2] = letter(b << 2);
             whole + 3
         }
         _ => whole,
     };
-    out.extend_from_slice(&text[..end]);
+    out.truncate(end);
 }
 
 /// The first twelve bytes as sixteen times six bits.

@@ -24,6 +24,12 @@ impl Block {
         Block(self.0.simd_eq(u8x16::splat(b)))
     }
 
+    /// Those that are the other's at their place.
+    #[inline(always)]
+    pub fn same(self, other: Block) -> Block {
+        Block(self.0.simd_eq(other.0))
+    }
+
     /// Letters without case, and digits.
     #[inline(always)]
     pub fn alphanumeric(self) -> Block {
@@ -75,13 +81,6 @@ impl Block {
     pub fn bits(self) -> u32 {
         self.0.to_bitmask()
     }
-}
-
-/// A bit for each of 64 bytes that is below 14: CR, LF, NUL, tab and their like.
-#[inline(always)]
-pub fn controls(bytes: &[u8; 64]) -> u64 {
-    let (blocks, _) = bytes.as_chunks::<16>();
-    blocks.iter().rev().fold(0, |bits, block| bits << 16 | u64::from(Block::of(block).at_most(13).bits()))
 }
 
 /// The first place from `at` on whose byte `kind` names, or the length. `kind` must name the byte 0.
@@ -165,15 +164,6 @@ mod tests {
             let lower = Block::of(&bytes).lower().bytes();
             bytes.make_ascii_lowercase();
             assert_eq!(lower, bytes);
-        }
-    }
-
-    #[test]
-    fn controls_are_the_bytes_below_14() {
-        let bytes: [u8; 64] = std::array::from_fn(|i| (i * 5 % 64) as u8);
-        let bits = controls(&bytes);
-        for (i, b) in bytes.iter().enumerate() {
-            assert_eq!(bits >> i & 1 == 1, *b < 14);
         }
     }
 }

@@ -47,7 +47,8 @@ pub fn request_uri<'a>(view: &View<'a>) -> Result<Uri<'a>, Reason> {
     if !known {
         return Err(Reason::UriScheme);
     }
-    Uri::parse(text).filter(|uri| uri.headers.is_empty()).ok_or(Reason::BadRequestUri)
+    // The scan has looked at its characters.
+    Uri::of_sound(text).filter(|uri| uri.headers.is_empty()).ok_or(Reason::BadRequestUri)
 }
 
 /// `request`: the method's token in a request, `None` in a response.
@@ -64,11 +65,15 @@ fn essentials<'a>(view: View<'a>, request: Option<&[u8]>) -> Result<Essentials<'
     }
     let cseq = only(view, HeaderId::CSeq, Reason::MissingCSeq, Reason::TwoCSeq)?;
     let (cseq, method) = cseq_parts(cseq).ok_or(Reason::BadCSeq)?;
-    if request.is_some_and(|token| token != method) {
-        return Err(Reason::CSeqMethod);
-    }
     // A request's is known already.
     let known = view.method().unwrap_or_else(|| Method::of(method));
+    let same = request.is_none_or(|token| token == method);
+    if (!same || known == Method::Other) && !lex::is_token(method) {
+        return Err(Reason::BadCSeq);
+    }
+    if !same {
+        return Err(Reason::CSeqMethod);
+    }
     let max_forwards = match request {
         Some(_) => max_forwards(view)?,
         None => None,
@@ -95,15 +100,14 @@ fn only<'a>(view: View<'a>, id: HeaderId, missing: Reason, twice: Reason) -> Res
     view.value(id).ok_or(missing)
 }
 
-/// `1*DIGIT LWS Method`, the number below 2^31 (RFC 3261 8.1.1.5).
+/// `1*DIGIT LWS Method`, the number below 2^31 (RFC 3261 8.1.1.5); the method may be anything.
 fn cseq_parts(value: &[u8]) -> Option<(u32, &[u8])> {
     let mut cursor = Cursor::new(value);
     let number = cursor.number((1 << 31) - 1)?;
     if !cursor.skip_lws() {
         return None;
     }
-    let method = cursor.rest();
-    lex::is_token(method).then_some((number as u32, method))
+    Some((number as u32, cursor.rest()))
 }
 
 /// 0 to 255 (RFC 3261 20.22); beyond it is malformed (RFC 4475 3.1.2.4).

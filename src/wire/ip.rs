@@ -10,7 +10,8 @@ pub fn parse(host: &[u8]) -> Option<IpAddr> {
         [first, ..] if first.is_ascii_digit() && host.len() <= 15 => {
             ipv4(host).map(IpAddr::V4).or_else(|| ipv6(host))
         }
-        _ => ipv6(host),
+        [b':' | b'0'..=b'9' | b'a'..=b'f' | b'A'..=b'F', ..] => ipv6(host),
+        _ => None,
     }
 }
 

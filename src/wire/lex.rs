@@ -91,6 +91,25 @@ pub fn is_uri(bytes: &[u8]) -> bool {
     block::find(bytes, 0, not_uri) == bytes.len()
 }
 
+/// Where what may stand in a URI ends, from `at` on.
+#[inline]
+pub fn uri_end(bytes: &[u8], at: usize) -> usize {
+    block::find(bytes, at, not_uri)
+}
+
+/// Where letters, digits and `-._` end, from `at` on.
+#[inline]
+pub fn plain_end(bytes: &[u8], at: usize) -> usize {
+    block::find(bytes, at, not_plain)
+}
+
+/// Where the quoted string at `at` ends, its quotes with it. `None` where it has an escape or a NUL, or does not end.
+#[inline]
+pub fn quoted_end(bytes: &[u8], at: usize) -> Option<usize> {
+    let end = block::find(bytes, at + 1, |b| b.is(b'"').or(b.is(b'\\')).or(b.is(0)));
+    (bytes.get(end) == Some(&b'"')).then_some(end + 1)
+}
+
 /// Where the first `b` stands. For text so short that the call of a vector search would cost more than it saves.
 #[inline]
 pub fn place(b: u8, bytes: &[u8]) -> Option<usize> {
@@ -190,6 +209,12 @@ impl<'a> Cursor<'a> {
     #[inline]
     pub fn peek(&self) -> Option<u8> {
         self.bytes.get(self.at).copied()
+    }
+
+    /// Passes what stands before the offset `at`.
+    #[inline]
+    pub fn skip_to(&mut self, at: usize) {
+        self.at = at;
     }
 
     #[inline]

@@ -1,5 +1,7 @@
 //! Known methods, header names (with their compact forms) and transports. Unknown ones stay bytes.
 
+use super::block::Block;
+
 /// A method known by name; `Other` covers every other token (RFC 3261 7.1), whose bytes stand in the start line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
@@ -136,6 +138,12 @@ impl HeaderId {
             .iter()
             .find(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes()))
             .map_or(HeaderId::Other, |(_, id)| *id)
+    }
+
+    /// The same of a name that `known_at` does not know.
+    pub(super) fn of_rare(name: &[u8]) -> HeaderId {
+        let is = |id: &HeaderId| name.eq_ignore_ascii_case(id.canonical().as_bytes());
+        RARE.into_iter().find(is).unwrap_or(HeaderId::Other)
     }
 
     /// The long name in lower case; empty for `Other`.
@@ -276,6 +284,26 @@ const NAMES: [(&str, HeaderId); 63] = [
     ("accept-language", HeaderId::Other),
 ];
 
+/// Those of them that are no match for `known_at`: too long, or too like another.
+const RARE: [HeaderId; 5] = [
+    HeaderId::SubscriptionState,
+    HeaderId::RetryAfter,
+    HeaderId::ContentEncoding,
+    HeaderId::ProxyAuthorization,
+    HeaderId::RequestDisposition,
+];
+
+const fn is_rare(id: HeaderId) -> bool {
+    let mut i = 0;
+    while i < RARE.len() {
+        if RARE[i] as u8 == id as u8 {
+            return true;
+        }
+        i += 1;
+    }
+    false
+}
+
 /// What stands before the value of a header field: by its places in the line, and its id. One word, so that the scan moves
 /// it at once.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -323,60 +351,41 @@ impl std::fmt::Debug for Name {
     }
 }
 
-/// A name as the scan compares it: its first eight bytes, and of a longer one what follows them.
+/// A name as the scan compares it: in lower case, and zeros behind it.
 #[derive(Clone, Copy)]
 struct Known {
-    head: u64,
-    /// Of a name of eight bytes or more the last seven and the colon.
-    tail: u64,
-    /// Of a name of sixteen bytes or more those from the ninth on.
-    middle: u64,
+    text: [u8; 16],
     name: Name,
 }
 
 /// Multiplier by which no two names meet in one place; checked when it is compiled.
-const SPREAD: u64 = 0x2528_20d6_99db_7b23;
-const LOWER: u64 = 0x2020_2020_2020_2020;
-/// The same for seven letters and a colon, which is compared exactly.
-const LOWER_TAIL: u64 = LOWER >> 8;
+const SPREAD: u32 = 0xec7e_97b9;
+const LOWER: u8 = 0x20;
 
-/// `ninth`: of a name of eight bytes or more the byte behind them, in lower case; else 0.
+/// By a name's first two letters (of one letter: that and its colon) and its length, which no two names have alike.
 #[inline(always)]
-const fn place(head: u64, ninth: u8) -> usize {
-    ((head ^ (ninth as u64) << 40).wrapping_mul(SPREAD) >> 56) as usize
-}
-
-/// Up to eight bytes of `name` from `from`, first byte lowest.
-const fn word(name: &[u8], from: usize) -> u64 {
-    let mut word = 0;
-    let mut i = 0;
-    while i < 8 && from + i < name.len() {
-        word |= (name[from + i] as u64) << (8 * i);
-        i += 1;
-    }
-    word
+const fn place(first: u8, second: u8, len: usize) -> usize {
+    let letters = u16::from_le_bytes([first, second]) | u16::from_le_bytes([LOWER; 2]);
+    ((letters as u32 | (len as u32) << 16).wrapping_mul(SPREAD) >> 24) as usize
 }
 
 const fn build() -> [Known; 256] {
-    // No bytes of a name give this head.
-    let mut known = [Known { head: u64::MAX, tail: 0, middle: 0, name: Name::NONE }; 256];
+    let mut known = [Known { text: [0; 16], name: Name::NONE }; 256];
     let mut i = 0;
     while i < NAMES.len() {
-        let text = NAMES[i].0.as_bytes();
-        let (mut tail, mut middle, mut ninth) = (0, 0, 0);
-        if text.len() >= 8 {
-            tail = word(text, text.len() - 7) | (b':' as u64) << 56;
-            ninth = if text.len() > 8 { text[8] } else { b':' };
+        let (name, id) = (NAMES[i].0.as_bytes(), NAMES[i].1);
+        let len = name.len();
+        if len == 1 || !is_rare(id) {
+            assert!(len < 16, "too long");
+            let known = &mut known[place(name[0], if len > 1 { name[1] } else { b':' }, len)];
+            assert!(known.name.colon() == 0, "choose another SPREAD");
+            known.name = Name::new(len as u32, len as u16, id);
+            let mut at = 0;
+            while at < len {
+                known.text[at] = name[at];
+                at += 1;
+            }
         }
-        if text.len() >= 16 {
-            middle = word(text, 8);
-        }
-        let head = word(text, 0);
-        let at = place(head, ninth);
-        assert!(known[at].name.colon() == 0, "choose another SPREAD");
-        assert!(text.len() < 24, "head, middle and tail leave a gap");
-        let name = Name::new(text.len() as u32, text.len() as u16, NAMES[i].1);
-        known[at] = Known { head, tail, middle, name };
         i += 1;
     }
     known
@@ -384,32 +393,21 @@ const fn build() -> [Known; 256] {
 
 static KNOWN: [Known; 256] = build();
 
-/// The known name with which `line` begins, directly followed by its colon. `line` goes on behind the line's end, to the
-/// end of the message.
+/// The known name with which `line` begins, directly followed by its colon, unless it is a rare one. `line` goes on behind
+/// the line's end, to the end of the message.
 ///
 /// Compares under `| 0x20`, which is exact for letters; a CR would pass for a hyphen, and the scan refuses that message
 /// for its lone CR.
 #[inline(always)]
 pub(super) fn known_at(line: &[u8]) -> Option<Name> {
-    let raw = u64::from_le_bytes(*line.first_chunk::<8>()?);
-    // The first colon among the eight bytes, if any, by the classic zero-byte test.
-    let zero = raw ^ 0x3a3a_3a3a_3a3a_3a3a;
-    let colon = zero.wrapping_sub(0x0101_0101_0101_0101) & !zero & 0x8080_8080_8080_8080;
-    let head = raw | LOWER;
-    if colon != 0 {
-        // The bytes before it: as many as the name has, for none of them is zero.
-        let head = head & (((colon & colon.wrapping_neg()) >> 7) - 1);
-        let known = &KNOWN[place(head, 0)];
-        return (known.head == head).then_some(known.name);
-    }
-    let known = &KNOWN[place(head, line.get(8)? | 0x20)];
-    let len = known.name.colon() as usize;
-    if known.head != head || len < 8 {
-        return None;
-    }
-    let tail = u64::from_le_bytes(*line.get(len - 7..)?.first_chunk::<8>()?);
-    let middle = || Some(u64::from_le_bytes(*line.get(8..)?.first_chunk::<8>()?) | LOWER);
-    (tail | LOWER_TAIL == known.tail && (len < 16 || middle() == Some(known.middle))).then_some(known.name)
+    let begin = line.first_chunk::<16>()?;
+    let block = Block::of(begin);
+    let colon = block.is(b':').bits().trailing_zeros() as usize;
+    let known = &KNOWN[place(begin[0], begin[1], colon)];
+    // From the colon on anything may stand.
+    let same = block.or(Block::all(LOWER)).same(Block::of(&known.text)).bits() | u32::MAX << (colon % 32);
+    // A place without a name would be that of a line that begins with its colon.
+    (known.name.colon() as usize == colon && same == u32::MAX && colon > 0).then_some(known.name)
 }
 
 /// Whether header name `a`, as received, is the name `canonical_lower` (long form, lower case): compact forms of `a` are
@@ -437,7 +435,13 @@ mod tests {
     #[test]
     fn every_known_name_is_found_in_any_case_and_only_whole() {
         let found = |line: &str| known_at(line.as_bytes()).map(|name| (name.id(), usize::from(name.len())));
-        for (name, id) in NAMES {
+        let is_rare = |name: &str, id: HeaderId| name.len() > 1 && is_rare(id);
+        for (name, id) in NAMES.into_iter().filter(|(name, id)| is_rare(name, *id)) {
+            assert_eq!(HeaderId::of_rare(name.to_uppercase().as_bytes()), id, "{name}");
+            assert_eq!(found(&format!("{name}: value of this line")), None);
+        }
+        assert_eq!(HeaderId::of_rare(b"subscription-status"), HeaderId::Other);
+        for (name, id) in NAMES.into_iter().filter(|(name, id)| !is_rare(name, *id)) {
             let text = format!("{name}: value of this line\r\n");
             assert_eq!(found(&text), Some((id, name.len())), "{name}");
             assert_eq!(found(&text.to_uppercase()), Some((id, name.len())), "{name}");

@@ -62,13 +62,18 @@ pub fn stamp(view: &View<'_>, via: &Via<'_>, peer: SocketAddr, edits: &mut Edits
     if let Some((name, value)) = via.rport {
         let span = Span { start: view.span_of(name).start, end: view.span_of(value.unwrap_or(name)).end };
         edits.replace_with(span, |t| {
+            if via.received.is_none() {
+                t.extend_from_slice(b"received=");
+                put::ip(ip, t);
+                t.push(b';');
+            }
             t.extend_from_slice(b"rport=");
             put::number(peer.port(), t);
         });
     }
     if let Some(old) = via.received {
         edits.replace_with(view.span_of(old), |t| put::ip(ip, t));
-    } else if via.rport.is_some() || !names(via.sent_by.host, ip) {
+    } else if via.rport.is_none() && !names(via.sent_by.host, ip) {
         let end = view.span_of(via.whole).end;
         edits.replace_with(Span { start: end, end }, |t| {
             t.extend_from_slice(b";received=");

@@ -1,7 +1,7 @@
 //! One pass over the received bytes: the start line and an index of the header fields (SPEC 2.1, 2.3, 2.4).
 //!
-//! One search for control characters, 64 bytes at a time, gives the lines and every lone CR, lone LF and NUL; known names
-//! take one load and one look-up each. A fault is noted and the scan goes on, so that a 400 can be written from the header
+//! One search for control characters, sixteen bytes at a time, gives the lines and every lone CR, lone LF and NUL; a known
+//! name takes one load and one look-up. A fault is noted and the scan goes on, so that a 400 can be written from the header
 //! lines that are sound.
 //!
 //! Ranges only: no copy, no allocation once the `Index` has grown to its limit. What the fields mean is for
@@ -183,12 +183,13 @@ impl Index {
 
     /// Indexes the header lines from `from` on and gives the offset behind the empty line.
     fn header_lines(&mut self, bytes: &[u8], from: usize, limit: usize, fault: &mut Option<Reason>) -> usize {
-        let Lines { count, empty, lone, nul, too_many } = self.lines(bytes, from, limit);
+        let Lines { count, unnamed, empty, lone, nul, too_many } = self.lines(bytes, from, limit);
         self.count = count;
         if lone {
             fault.get_or_insert(Reason::BadLineEnd);
         }
-        if !name_lines(&mut self.lines[..count], bytes, &mut self.first, &mut self.twice) {
+        let lines = &mut self.lines[..count];
+        if unnamed < count && !name_others(lines, unnamed, bytes, &mut self.first, &mut self.twice) {
             self.fold_lines(bytes, fault);
             self.note_all();
         }
@@ -211,11 +212,13 @@ impl Index {
         let limit = limit.min(usize::from(u16::MAX - 1));
         loop {
             let room = self.lines.len().min(limit);
-            let lines = find_lines(&mut self.lines[..room], bytes, from);
+            let lines = read_lines(&mut self.lines[..room], bytes, from, &mut self.first, &mut self.twice);
             if !lines.too_many || room == limit {
                 return lines;
             }
             self.lines.resize(2 * self.lines.len(), Field::BLANK);
+            self.first = [u16::MAX; IDS];
+            self.twice = 0;
         }
     }
 
@@ -353,58 +356,90 @@ impl Index {
     }
 }
 
-/// Fills `lines`, as far as the empty line: where each begins and ends.
+/// Fills `lines`, as far as the empty line: where each begins and ends, and its name where that is a known one.
+///
+/// No call but for what is rare: it would cost each line a dozen moves.
 #[inline(never)]
-fn find_lines(lines: &mut [Field], bytes: &[u8], from: usize) -> Lines {
+fn read_lines(
+    lines: &mut [Field],
+    bytes: &[u8],
+    from: usize,
+    first: &mut [u16; IDS],
+    twice: &mut u64,
+) -> Lines {
     let (mut lone, mut nul) = (false, false);
+    let (mut count, mut unnamed) = (0, usize::MAX);
     let (mut empty, mut too_many) = (None, false);
-    let room = lines.len();
-    let mut free = lines.iter_mut();
-    let (mut start, mut base) = (from, from);
-    'all: while let Some(rest) = bytes.get(base..).filter(|rest| !rest.is_empty()) {
-        let mut bits = match rest.first_chunk::<64>() {
-            Some(block) => block::controls(block),
-            None => last_controls(rest),
-        };
-        while bits != 0 {
-            let at = base + bits.trailing_zeros() as usize;
-            bits &= bits - 1;
-            if bytes.get(at..at + 2) != Some(b"\r\n") {
-                // The LF of a CRLF whose CR closed the block before has been passed: `start` is behind it.
-                nul |= bytes[at] == 0;
-                lone |= bytes[at] == b'\r' || bytes[at] == b'\n' && at >= start;
-                continue;
-            }
-            // Its LF is not looked at again.
-            bits &= bits.wrapping_sub(1);
-            if at == start {
-                empty = Some(at);
-                break 'all;
-            }
-            let Some(line) = free.next() else {
-                too_many = true;
-                break 'all;
-            };
-            (line.start, line.end) = (start as u32, at as u32 + 2);
-            start = at + 2;
+    let mut start = from;
+    let mut fields = lines.iter_mut();
+    loop {
+        let line = &bytes[start..];
+        if line.starts_with(b"\r\n") {
+            empty = Some(start);
+            break;
         }
-        base += 64;
+        let mut len = block::find(line, 0, |block| block.at_most(13));
+        if !line[len..].starts_with(b"\r\n") {
+            match odd_line(line, len, &mut lone, &mut nul) {
+                Some(found) => len = found,
+                None => break,
+            }
+        }
+        let Some(field) = fields.next() else {
+            too_many = true;
+            break;
+        };
+        let end = start + len + 2;
+        (field.start, field.end) = (start as u32, end as u32);
+        match known_at(line) {
+            Some(name) => {
+                field.name = name;
+                note(first, twice, name, count);
+            }
+            None => {
+                field.name = Name::NONE;
+                unnamed = unnamed.min(count);
+            }
+        }
+        count += 1;
+        start = end;
     }
-    Lines { count: room - free.len(), empty, lone, nul, too_many }
+    Lines { count, unnamed, empty, lone, nul, too_many }
 }
 
-/// Names the lines. False where one has no name of its own: a fold, or a fault.
+/// The length of a line with a control character at `at` that does not end it: a tab, or what no line may hold. `None`:
+/// it does not end.
+#[cold]
+fn odd_line(line: &[u8], mut at: usize, lone: &mut bool, nul: &mut bool) -> Option<usize> {
+    loop {
+        match line.get(at..)? {
+            [] => return None,
+            [b'\r', b'\n', ..] => return Some(at),
+            [b'\r' | b'\n', ..] => *lone = true,
+            [0, ..] => *nul = true,
+            _ => {}
+        }
+        at = block::find(line, at + 1, |block| block.at_most(13));
+    }
+}
+
+/// Names the lines that `read_lines` could not name, from `place` on. False where one has no name of its own: a fold, or a
+/// fault.
 #[inline(never)]
-fn name_lines(lines: &mut [Field], bytes: &[u8], first: &mut [u16; IDS], twice: &mut u64) -> bool {
+fn name_others(
+    lines: &mut [Field],
+    place: usize,
+    bytes: &[u8],
+    first: &mut [u16; IDS],
+    twice: &mut u64,
+) -> bool {
     let mut all = true;
-    for (place, field) in lines.iter_mut().enumerate() {
-        let line = &bytes[field.start as usize..];
-        field.name = match known_at(line) {
-            Some(name) => name,
-            None => other_name(line, field.end - field.start),
-        };
-        all &= field.name.colon() > 0;
-        note(first, twice, field.name, place);
+    for (place, field) in lines.iter_mut().enumerate().skip(place) {
+        if field.name.colon() == 0 {
+            field.name = other_name(&bytes[field.start as usize..], (field.end - 2 - field.start) as usize);
+            all &= field.name.colon() > 0;
+            note(first, twice, field.name, place);
+        }
     }
     all
 }
@@ -412,11 +447,10 @@ fn name_lines(lines: &mut [Field], bytes: &[u8], first: &mut [u16; IDS], twice: 
 #[inline(always)]
 fn note(first: &mut [u16; IDS], twice: &mut u64, name: Name, place: usize) {
     let first = &mut first[name.place()];
-    if *first == u16::MAX {
-        *first = place as u16;
-    } else {
+    if *first != u16::MAX {
         *twice |= 1 << name.place();
     }
+    *first = (*first).min(place as u16);
 }
 
 impl Span {
@@ -441,9 +475,11 @@ impl Span {
     }
 }
 
-/// What `find_lines` found besides them.
+/// What `read_lines` found besides them.
 struct Lines {
     count: usize,
+    /// The first that `known_at` could not name.
+    unnamed: usize,
     /// The CR of the empty line.
     empty: Option<usize>,
     /// A CR or an LF that is not half of a CRLF.
@@ -453,27 +489,20 @@ struct Lines {
     too_many: bool,
 }
 
-/// A name that `known_at` does not take: an unknown one, one with blanks before its colon, or one at the very end; or that
-/// there is none. `rest` is the message from the line on, `len` the line's length with its CRLF.
+/// A name that `known_at` does not take: an unknown one, a rare one, one with blanks before its colon, or one at the very
+/// end; or that there is none. `rest` is the message from the line on, `len` the line's length.
 #[inline(never)]
-fn other_name(rest: &[u8], len: u32) -> Name {
-    let line = &rest[..len as usize - 2];
+fn other_name(rest: &[u8], len: usize) -> Name {
+    let line = &rest[..len];
     let Some(colon) = lex::place(b':', line) else { return Name::NONE };
     let name = lex::trim_end(&line[..colon]);
     if !lex::is_token(name) || name.len() > usize::from(u16::MAX) {
         return Name::NONE;
     }
-    let certain = name.len() == colon && rest.len() >= 32;
-    let id = if certain { HeaderId::Other } else { HeaderId::of(name) };
+    // Any other `known_at` would have taken.
+    let asked = name.len() == colon && rest.len() >= 16;
+    let id = if asked { HeaderId::of_rare(name) } else { HeaderId::of(name) };
     Name::new(colon as u32, name.len() as u16, id)
-}
-
-/// As `block::controls`, of fewer than 64 bytes.
-#[inline(never)]
-fn last_controls(rest: &[u8]) -> u64 {
-    let mut padded = [0xff; 64];
-    padded[..rest.len()].copy_from_slice(rest);
-    block::controls(&padded)
 }
 
 /// `start..end` without blanks at its ends (within one line).

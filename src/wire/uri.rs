@@ -72,8 +72,13 @@ pub fn same_host(a: &[u8], b: &[u8]) -> bool {
 
 impl<'a> Uri<'a> {
     pub fn parse(bytes: &'a [u8]) -> Option<Uri<'a>> {
+        if lex::is_uri(bytes) { Uri::of_sound(bytes) } else { None }
+    }
+
+    /// The same of bytes that may all stand in a URI (`lex::is_uri`).
+    pub(super) fn of_sound(bytes: &'a [u8]) -> Option<Uri<'a>> {
         let (scheme, rest) = split_scheme(bytes)?;
-        if rest.is_empty() || !lex::is_uri(rest) {
+        if rest.is_empty() {
             return None;
         }
         let none = &bytes[..0];

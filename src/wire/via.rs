@@ -28,19 +28,26 @@ impl<'a> Via<'a> {
         Via::first(value).filter(|via| via.whole.len() == value.len())
     }
 
-    /// The first of the values that stand in one line, with commas between them.
+    /// The first of the values that stand in one line, with commas between them; no blanks before the first.
     pub fn first(value: &'a [u8]) -> Option<Via<'a>> {
-        let value = lex::trim(value);
         let mut cursor = Cursor::new(value);
-        match cursor.skip(b"SIP/2.0/") {
-            Some(()) => _ = cursor.skip_lws(),
-            None => protocol(&mut cursor)?,
-        }
-        let transport = cursor.token()?;
-        if !cursor.skip_lws() {
-            return None;
-        }
-        let sent_by = sent_by(&mut cursor)?;
+        let (transport, sent_by) = match Via::plain(value) {
+            Some((transport, sent_by, behind)) => {
+                cursor.skip_to(behind);
+                (transport, sent_by)
+            }
+            None => {
+                match cursor.skip(b"SIP/2.0/") {
+                    Some(()) => _ = cursor.skip_lws(),
+                    None => protocol(&mut cursor)?,
+                }
+                let transport = cursor.token()?;
+                if !cursor.skip_lws() {
+                    return None;
+                }
+                (transport, sent_by(&mut cursor)?)
+            }
+        };
         let none = &value[..0];
         let mut via = Via { transport, sent_by, branch: none, received: None, rport: None, whole: value };
         while !cursor.at_end() {
@@ -66,6 +73,25 @@ impl<'a> Via<'a> {
             }
         }
         Some(via)
+    }
+
+    /// Transport and sent-by as nearly all write them, and where they end: one blank, a name or an IPv4 address, a port or
+    /// none, and the next parameter. `None`: in another form, if in any.
+    #[inline]
+    fn plain(value: &'a [u8]) -> Option<(&'a [u8], HostPort<'a>, usize)> {
+        let head = value.first_chunk::<12>()?;
+        if !matches!(head, b"SIP/2.0/UDP " | b"SIP/2.0/TCP " | b"SIP/2.0/TLS ") {
+            return None;
+        }
+        let mut end = lex::plain_end(value, 12);
+        let host = value.get(12..end).filter(|host| !host.is_empty())?;
+        let mut port = None;
+        if value.get(end) == Some(&b':') {
+            let digits = value[end + 1..].iter().take_while(|b| b.is_ascii_digit()).count();
+            port = Some(HostPort::port(&value[end + 1..][..digits])?);
+            end += 1 + digits;
+        }
+        (value.get(end) == Some(&b';')).then_some((&head[8..11], HostPort { host, port }, end))
     }
 
     /// A parameter in whatever form. `None`: it may not stand there, or not twice (two readers would answer to two places).
