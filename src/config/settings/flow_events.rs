@@ -146,7 +146,7 @@ fn notify_to(faults: &mut Faults<'_>, text: &Text<'_>) -> Option<NotifyTo> {
     }
     let message = format!(
         "notify: {} is neither \"pool:NAME\" nor a URI with an IP address, such as \
-         \"sip:events@192.0.2.1:5060;transport=udp\" (udp, tcp)",
+         \"sip:events@192.0.2.1:5060;transport=udp\" (udp, tcp, tls)",
         quoted(text.value)
     );
     faults.error(text.span.clone(), message);
@@ -154,12 +154,17 @@ fn notify_to(faults: &mut Faults<'_>, text: &Text<'_>) -> Option<NotifyTo> {
 }
 
 fn uri(written: &str) -> Option<NotifyTo> {
-    let uri = Uri::parse(written.as_bytes()).filter(|uri| uri.is_sip() && !uri.is_sips())?;
-    let transport = match uri.param(b"transport") {
-        None => Transport::Udp,
-        Some(Some(named)) if named.eq_ignore_ascii_case(b"udp") => Transport::Udp,
-        Some(Some(named)) if named.eq_ignore_ascii_case(b"tcp") => Transport::Tcp,
-        Some(_) => return None,
+    let uri = Uri::parse(written.as_bytes()).filter(Uri::is_sip)?;
+    let named = match uri.param(b"transport") {
+        None => None,
+        Some(named) => Some(named?.to_ascii_lowercase()),
+    };
+    // sips goes by TLS, whose transport is tcp (RFC 3261 26.2.2); transport=tls is what everybody writes.
+    let transport = match (uri.is_sips(), named.as_deref()) {
+        (false, None | Some(b"udp")) => Transport::Udp,
+        (false, Some(b"tcp")) => Transport::Tcp,
+        (false, Some(b"tls")) | (true, None | Some(b"tls" | b"tcp")) => Transport::Tls,
+        _ => return None,
     };
     let ip = crate::wire::ip::parse(uri.host.host)?;
     let address = SocketAddr::new(ip, uri.host.port.unwrap_or(transport.default_port()));
@@ -262,14 +267,32 @@ mod tests {
     }
 
     #[test]
+    fn a_notify_goes_by_what_its_uri_says() {
+        for (uri, port, transport) in [
+            ("sip:192.0.2.1", 5060, Transport::Udp),
+            ("sip:192.0.2.1;transport=TCP", 5060, Transport::Tcp),
+            ("sip:192.0.2.1;transport=tls", 5061, Transport::Tls),
+            ("sips:192.0.2.1", 5061, Transport::Tls),
+            ("sips:192.0.2.1:5071;transport=tcp", 5071, Transport::Tls),
+        ] {
+            let settings = read(&format!("[flow_events]\nnotify = \"{uri}\"\n")).expect("valid");
+            let Some(NotifyTo::Uri { address, transport: by, .. }) = settings.flow_events.notify else {
+                panic!("a URI")
+            };
+            assert_eq!((address.port(), by), (port, transport), "{uri}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_told() {
         for (line, said) in [
             ("webhook = \"ftp://x/y\"", "ftp://x/y"),
             ("webhook = \"http://user:secret@x/y\"", "webhook_token"),
             ("webhook_token = \"two words\"", "one word"),
             ("notify = \"sip:events@example.com\"", "IP address"),
-            ("notify = \"sips:events@192.0.2.1\"", "IP address"),
-            ("notify = \"sip:192.0.2.1;transport=sctp\"", "udp, tcp"),
+            ("notify = \"sips:events@example.com\"", "IP address"),
+            ("notify = \"sips:192.0.2.1;transport=udp\"", "udp, tcp, tls"),
+            ("notify = \"sip:192.0.2.1;transport=sctp\"", "udp, tcp, tls"),
             ("spool = 1", "spool"),
             ("dealy = \"1s\"", "delay"),
             ("retry_max = \"1ms\"", "1 s"),
