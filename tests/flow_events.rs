@@ -438,7 +438,8 @@ fn a_full_spool_drops_and_counts() {
     assert!(metrics.sum("tidings_flow_event_lines_suppressed_total", &[]) >= 1.0, "16 lines, 10 in a second");
 }
 
-/// RFC 6665 4.1.2 by a NOTIFY of our own, RFC 3261 17.1.2 by its transaction: to a URI over UDP and TCP, and to a backend.
+/// RFC 6665 4.1.2 by a NOTIFY of our own, RFC 3261 17.1.2 by its transaction: to a URI over UDP and TCP, and to a backend
+/// over all.
 #[test]
 fn a_notify_tells_and_its_answer_is_counted() {
     let to = |host: u8, transport| format!("sip:events@127.40.124.{host}:5060;transport={transport}");
@@ -447,6 +448,7 @@ fn a_notify_tells_and_its_answer_is_counted() {
         (("tcp", "tcp"), to(65, "tcp"), 65),
         (("tcp", "udp"), "pool:one".to_owned(), 11),
         (("tcp", "tcp"), "pool:one".to_owned(), 11),
+        (("tcp", "tls"), "pool:one".to_owned(), 11),
     ] {
         eprintln!("{column:?} {notify}");
         let mut layout = Layout::new(124)
