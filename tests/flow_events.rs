@@ -18,8 +18,9 @@ use std::{
 };
 
 use rig::{
-    Party, Process, http,
+    Kamailio, Party, Process, http,
     message::unique,
+    pki::authority,
     scene::{Layout, Scene, one_pbx},
     text, wait_for,
 };
@@ -45,6 +46,15 @@ impl Phone {
     /// A request of `user`; `pbx` answers 200 with `answer` (whole lines), and this phone gets that.
     #[track_caller]
     fn ask(&mut self, scene: &Scene, pbx: &Party, method: &str, user: &str, lines: &str, answer: &str) {
+        self.send(method, user, lines);
+        let got = pbx.expect(&format!("{method} "));
+        pbx.answer(scene.pbxs(), &got, "200 OK", &unique(), answer);
+        self.ok();
+    }
+
+    /// Sends a request of `user` with these lines.
+    #[track_caller]
+    fn send(&mut self, method: &str, user: &str, lines: &str) {
         let (word, address) = (unique(), self.address);
         let to = if method == "REGISTER" { user } else { "lamp" };
         let uri = if method == "REGISTER" { "sip:example.com" } else { "sip:lamp@example.com" };
@@ -59,8 +69,11 @@ impl Phone {
             request.replace("CSeq:", &format!("Call-ID: {word}\r\nCSeq:"))
         };
         self.stream.write_all(request.as_bytes()).expect("sent");
-        let got = pbx.expect(&format!("{method} "));
-        pbx.answer(scene.pbxs(), &got, "200 OK", &unique(), answer);
+    }
+
+    /// The 200 that comes next.
+    #[track_caller]
+    fn ok(&mut self) -> String {
         let mut got = String::new();
         let mut buffer = [0; 4096];
         while !got.contains("\r\n\r\n") {
@@ -69,6 +82,7 @@ impl Phone {
             got += std::str::from_utf8(&buffer[..n]).expect("text");
         }
         assert!(got.starts_with("SIP/2.0 200"), "{got}");
+        got
     }
 
     fn contact(&self, user: &str) -> String {
@@ -424,7 +438,8 @@ fn a_full_spool_drops_and_counts() {
     assert!(metrics.sum("tidings_flow_event_lines_suppressed_total", &[]) >= 1.0, "16 lines, 10 in a second");
 }
 
-/// RFC 6665 4.1.2 by a NOTIFY of our own, RFC 3261 17.1.2 by its transaction: to a URI over UDP and TCP, and to a backend.
+/// RFC 6665 4.1.2 by a NOTIFY of our own, RFC 3261 17.1.2 by its transaction: to a URI over UDP and TCP, and to a backend
+/// over all.
 #[test]
 fn a_notify_tells_and_its_answer_is_counted() {
     let to = |host: u8, transport| format!("sip:events@127.40.124.{host}:5060;transport={transport}");
@@ -433,6 +448,7 @@ fn a_notify_tells_and_its_answer_is_counted() {
         (("tcp", "tcp"), to(65, "tcp"), 65),
         (("tcp", "udp"), "pool:one".to_owned(), 11),
         (("tcp", "tcp"), "pool:one".to_owned(), 11),
+        (("tcp", "tls"), "pool:one".to_owned(), 11),
     ] {
         eprintln!("{column:?} {notify}");
         let mut layout = Layout::new(124)
@@ -517,6 +533,107 @@ fn a_registration_is_ended_at_its_owner() {
             pbx.answer(scene.pbxs(), &got, status, "x", "");
             until(&scene, "tidings_deregistrations_total", outcome, 1.0);
         }
+    }
+}
+
+/// Over TLS, by sips and by transport=tls: to who proves that it is him, and to nobody else.
+#[test]
+fn a_notify_over_tls_goes_to_who_proves_who_he_is() {
+    for uri in ["sips:events@127.40.157.64:5060", "sip:events@127.40.157.64:5060;transport=tls"] {
+        let mut layout =
+            Layout::new(157).more(&format!("[flow_events]\ndelay = \"0s\"\nnotify = \"{uri}\"\n"));
+        layout.column = ("tcp", "tls");
+        let scene = layout.start(&one_pbx(157));
+        let pbx = scene.pbx(1);
+        let lose = |user: &str| Phone::call(&scene).register(&scene, &pbx, user);
+
+        // Signed by whom the router trusts, for another's address.
+        let at = scene.at(64);
+        let other = authority().issue(&["127.40.157.65"]);
+        let impostor =
+            Party::bind_tls_with(at, (authority().client(None), authority().server(&other, false)));
+        lose("alice");
+        until(&scene, "tidings_flow_notifies_total", "failed", 1.0);
+        let wrong = scene.router.metrics().sum("tidings_tls_errors_total", &[("cause", "wrong_name")]);
+        assert!(wrong >= 1.0);
+        impostor.expect_nothing(Duration::from_millis(20));
+        drop(impostor);
+
+        // A connection that failed is not tried again at once.
+        let sink = scene.party(64);
+        let got = wait_for("a NOTIFY", Duration::from_secs(10), || {
+            lose("bob");
+            sink.poll(Duration::from_millis(500))
+        });
+        let got = String::from_utf8(got.0).expect("text");
+        assert!(
+            got.starts_with(&format!("NOTIFY {uri} SIP/2.0\r\nVia: SIP/2.0/TLS 127.40.157.2:5060;")),
+            "{got}"
+        );
+        let contact = text::uri(text::header(&got, "Contact")).to_owned();
+        assert_eq!(contact.starts_with("sips:"), uri.starts_with("sips:"), "RFC 3261 8.1.1.8: {contact}");
+        assert!(text::body(&got).contains("sip:bob@example.com"), "{got}");
+        sink.answer(scene.pbxs(), &got, "200 OK", "x", "");
+        until(&scene, "tidings_flow_notifies_total", "success", 1.0);
+    }
+}
+
+/// A real Kamailio takes the NOTIFY, and its registrar the REGISTER that ends the binding: over UDP, TCP and TLS.
+#[test]
+fn akamailio_takes_events_and_has_no_binding_left() {
+    for backends in ["udp", "tcp", "tls"] {
+        eprintln!("{backends}");
+        let to = match backends {
+            "tls" => "sips:events@127.40.158.11:5060".to_owned(),
+            "tcp" => "sip:events@127.40.158.11:5060;transport=tcp".to_owned(),
+            _ => "pool:one".to_owned(),
+        };
+        let mut layout = Layout::new(158).more(&format!(
+            "[flow_events]\ndelay = \"500ms\"\nlog = true\nnotify = \"{to}\"\nderegister = true\n"
+        ));
+        layout.column = ("tcp", backends);
+        let scene = layout.start(&one_pbx(158));
+        let address = "127.40.158.11:5060";
+        let kamailio = match backends {
+            "udp" => Kamailio::start(address),
+            "tcp" => Kamailio::start_tcp(address),
+            _ => {
+                let shown = authority().issue(&["127.40.158.11"]);
+                let (certificate, key) = shown.write(&scene.pki, "kamailio");
+                Kamailio::start_tls(address, &certificate, &key, &scene.pki.path().join("ca.pem"))
+            }
+        };
+        let bindings = |user: &str| {
+            let mut phone = Phone::call(&scene);
+            phone.send("REGISTER", user, "");
+            let listed = phone.ok();
+            text::headers(&listed, "Contact")
+                .iter()
+                .map(|contact| text::uri(contact).to_owned())
+                .collect::<Vec<_>>()
+        };
+        let (mut lost, mut stays) = (Phone::call(&scene), Phone::call(&scene));
+        let contacts = [lost.contact("alice"), stays.contact("bob")];
+        for (phone, user, contact) in [(&mut lost, "alice", &contacts[0]), (&mut stays, "bob", &contacts[1])]
+        {
+            phone.send("REGISTER", user, &format!("Contact: <{contact}>\r\nExpires: 600\r\n"));
+            phone.ok();
+            assert_eq!(bindings(user), std::slice::from_ref(contact));
+        }
+        drop(lost);
+        until(&scene, "tidings_deregistrations_total", "success", 1.0);
+        until(&scene, "tidings_flow_notifies_total", "success", 1.0);
+        let taken = kamailio.taken();
+        let notify = taken.iter().find(|taken| taken.method == "NOTIFY").expect("it was answered");
+        assert_eq!((notify.event.as_str(), notify.code), ("tidings-flow", 200));
+        let (_, body) = notify.line.split_once(" body=").expect("it is logged");
+        let event: Value = serde_json::from_str(body.trim()).expect("JSON");
+        assert_eq!(
+            (&event["aor"], &event["contact"]),
+            (&"sip:alice@example.com".into(), &contacts[0].clone().into())
+        );
+        assert_eq!(bindings("alice"), Vec::<String>::new());
+        assert_eq!(bindings("bob"), [contacts[1].clone()]);
     }
 }
 

@@ -1,9 +1,10 @@
-//! The load over TCP: phones, each on a connection of its own, and a PBX to which the router keeps its connections, in one
-//! thread. A slot is a conversation as in benches/relay: SUBSCRIBE, PUBLISH, NOTIFY and their 200s, one message under way.
+//! The load over TCP or TLS: phones, each on a connection of its own, and a PBX to which the router keeps its connections over
+//! TCP, in one thread. A slot is a conversation as in benches/relay: SUBSCRIBE, PUBLISH, NOTIFY and their 200s, one message under way.
 
 use std::{
-    io::{self, Read, Write},
+    io,
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,12 @@ use mio::{
     net::{TcpListener, TcpStream},
 };
 
-use crate::messages::{Ask, Script, id, learn_route, slot_of};
+use rustls::ClientConfig;
+
+use crate::{
+    line::Line,
+    messages::{Ask, Script, id, learn_route, slot_of},
+};
 
 const STEPS: [(Ask, bool); 6] = [
     (Ask::Subscribe, false),
@@ -29,27 +35,18 @@ const PBX: usize = 1 << 16;
 
 /// One connection: what came of a message that is not whole, and what waits to leave.
 struct Wire {
-    stream: TcpStream,
+    line: Line,
     partial: Vec<u8>,
     output: Vec<u8>,
 }
 
 impl Wire {
-    fn new(stream: TcpStream) -> Wire {
-        Wire { stream, partial: Vec::new(), output: Vec::new() }
+    fn new(line: Line) -> Wire {
+        Wire { line, partial: Vec::new(), output: Vec::new() }
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        let mut sent = 0;
-        while sent < self.output.len() {
-            match self.stream.write(&self.output[sent..]) {
-                Ok(n) => sent += n,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error),
-            }
-        }
-        self.output.drain(..sent);
-        Ok(())
+        self.line.write(&mut self.output)
     }
 }
 
@@ -81,8 +78,13 @@ pub struct Load {
 }
 
 impl Load {
-    /// Phones on `connections` connections to `router`, with `each` slots on each.
-    pub fn new(router: SocketAddr, pbx: SocketAddr, connections: usize, each: usize) -> anyhow::Result<Load> {
+    /// Phones on `connections` connections to `router`, over TLS where it is `secure`, with `each` slots on each.
+    pub fn new(
+        router: SocketAddr,
+        pbx: SocketAddr,
+        secure: Option<&Arc<ClientConfig>>,
+        (connections, each): (usize, usize),
+    ) -> anyhow::Result<Load> {
         let poll = Poll::new()?;
         let listener = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
         listener.set_reuse_address(true)?;
@@ -102,8 +104,9 @@ impl Load {
             let mut stream = TcpStream::from_std(stream.into());
             let local = stream.local_addr()?;
             poll.registry().register(&mut stream, Token(at), Interest::READABLE | Interest::WRITABLE)?;
-            phones.push(Wire::new(stream));
-            scripts.push(Script::over_tcp(&local.to_string(), &pbx.to_string()));
+            phones.push(Wire::new(Line::new(stream, secure.map(|config| (config, router)))?));
+            let transport = if secure.is_some() { "tls" } else { "tcp" };
+            scripts.push(Script::over(transport, &local.to_string(), &pbx.to_string()));
         }
         let slots = (0..connections * each).map(|_| Slot::default()).collect();
         let backends = Vec::new();
@@ -161,9 +164,11 @@ impl Load {
                 Ok((mut stream, _)) => {
                     let token = Token(PBX + self.backends.len());
                     stream.set_nodelay(true)?;
+                    // No TIME_WAIT, so that the next PBX here can be called from the same port.
+                    socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
                     let interest = Interest::READABLE | Interest::WRITABLE;
                     self.poll.registry().register(&mut stream, token, interest)?;
-                    self.backends.push(Wire::new(stream));
+                    self.backends.push(Wire::new(Line::new(stream, None)?));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
@@ -178,14 +183,8 @@ impl Load {
     fn read(&mut self, at: usize, outcome: &mut Outcome) -> anyhow::Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut bytes = std::mem::take(&mut self.wire(at).partial);
-        loop {
-            match self.wire(at).stream.read(&mut buffer) {
-                Ok(0) => anyhow::bail!("the router closed a connection"),
-                Ok(n) => bytes.extend_from_slice(&buffer[..n]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
+        let alive = self.wire(at).line.read(&mut buffer, &mut bytes)?;
+        anyhow::ensure!(alive, "the router closed a connection");
         let mut taken = 0;
         while let Some(len) = whole(&bytes[taken..]) {
             self.hear(at, &bytes[taken..taken + len])?;

@@ -88,10 +88,12 @@ impl Script {
         }
     }
 
-    /// The same over TCP.
-    pub fn over_tcp(client: &str, backend: &str) -> Script {
+    /// The same with phones over `tcp` or `tls`, and the PBX over TCP.
+    pub fn over(transport: &str, client: &str, backend: &str) -> Script {
+        let contact = format!("@CLIENT;transport={transport}");
         Script::with(client, backend, |text| {
-            text.replace("SIP/2.0/UDP", "SIP/2.0/TCP").replace("@CLIENT", "@CLIENT;transport=tcp")
+            let by = if text.starts_with("NOTIFY ") { "TCP" } else { &transport.to_ascii_uppercase() };
+            text.replace("SIP/2.0/UDP", &format!("SIP/2.0/{by}")).replace("@CLIENT", &contact)
         })
     }
 

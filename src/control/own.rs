@@ -243,6 +243,10 @@ impl Own {
             // Writing to a String cannot fail.
             let _ = match listener.transport {
                 Transport::Udp => write!(text, "Contact: <{ours}>\r\n"),
+                // RFC 3261 8.1.1.8
+                Transport::Tls if uri.starts_with("sips:") => {
+                    write!(text, "Contact: <sips:tidings@{host}>\r\n")
+                }
                 other => write!(text, "Contact: <{ours};transport={}>\r\n", other.label()),
             };
         }

@@ -1,7 +1,7 @@
 //! The limits of SPEC 9.7 under attack, each while a thousand honest phones go on without an error (issue 4, point 5).
-//! Half-open handshakes are in the tests of TLS.
 
 use std::{
+    collections::VecDeque,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     process::Command,
@@ -11,11 +11,18 @@ use std::{
     },
 };
 
+use rustls::ClientConnection;
+
 use super::{
-    crowd::{Crowd, PHONES, connect_from},
+    crowd::{COMERS, Crowd, PHONES, connect_from},
     *,
 };
-use rig::{scene::one_pbx, wait_for};
+use rig::{
+    TempDir,
+    pki::authority,
+    scene::{certificates, one_pbx},
+    wait_for,
+};
 
 fn refused(scene: &Scene, cause: &str) -> f64 {
     metric(scene, "tidings_connections_refused_total", &[("cause", cause)])
@@ -84,6 +91,81 @@ fn a_flood_of_connections_from_one_address() {
     crowd.go_on();
     assert!(accepted(&scene) <= (PHONES + 50) as f64);
     attack.finish();
+    crowd.finish();
+}
+
+/// Who hangs up at once never holds many: there it is the rate that stops him.
+#[test]
+fn a_flood_of_connections_that_are_closed_at_once() {
+    const RATE: f64 = 50.0;
+    let scene =
+        layout(158, "tcp", &format!("[connections]\naccepts_per_second = {RATE}\n")).start(&one_pbx(158));
+    let crowd = Crowd::start(&scene);
+    let to = scene.phones();
+    let opened = || metric(&scene, "tidings_connections_opened_total", &[("role", "accepted")]);
+    let (before, begin) = (opened(), std::time::Instant::now());
+    let attack = Attack::start(move || drop(try_connect(158, 50, to)));
+    wait_for("the rate to be hit", Duration::from_secs(60), || {
+        (refused(&scene, "rate") >= 2_000.0).then_some(())
+    });
+    crowd.go_on();
+    let (got_in, seconds) = (opened() - before, begin.elapsed().as_secs_f64());
+    assert!(got_in >= RATE && got_in <= RATE * (seconds + 2.0), "{got_in} in {seconds:.1} s");
+    assert_eq!(refused(&scene, "address"), 0.0);
+    attack.finish();
+    crowd.finish();
+}
+
+/// Handshakes that are begun and never ended, of three kinds: not a byte, half a hello, a whole one that the router has
+/// answered. By time where they are few, by their number where they are many they end, while phones come anew over TLS.
+#[test]
+fn handshakes_that_are_never_ended() {
+    const MOST: f64 = 600.0;
+    let pki = TempDir::new("pki");
+    let to = SocketAddr::from(([127, 45, 157, 1], 5061));
+    let more = format!(
+        "[[listen]]\nname = \"secure\"\ntransport = \"tls\"\naddress = \"{to}\"\nside = \"clients\"\n\
+         [connections]\nhandshakes = {MOST}\nhandshake_time = \"2s\"\naccepts_per_second = 5000\n{}",
+        certificates(&pki, &["127.45.157.1"])
+    );
+    let scene = layout(157, "tcp", &more).start(&one_pbx(157));
+    let crowd = Crowd::start(&scene).and_comers(157, to);
+    crowd.go_on();
+    let fast = Arc::new(AtomicBool::new(false));
+    let (hurry, mut open, mut count) = (fast.clone(), VecDeque::new(), 0);
+    let attack = Attack::start(move || {
+        // The first by 100 a second, so that 200 hang; then 1,000 a second, until which the oldest has 0.6 s.
+        std::thread::sleep(Duration::from_millis(if hurry.load(Ordering::Relaxed) { 1 } else { 10 }));
+        let Some(mut stream) = try_connect(157, 50, to) else { return };
+        let mut hello = Vec::new();
+        let name = to.ip().into();
+        let mut tls = ClientConnection::new(authority().client(None), name).expect("a client");
+        tls.write_tls(&mut hello).expect("a Vec takes it");
+        let sent = [0, hello.len() / 2, hello.len()][count % 3];
+        count += 1;
+        // It may be closed already.
+        let _ = stream.write_all(&hello[..sent]);
+        open.push_back(stream);
+        if open.len() > 2_000 {
+            open.pop_front();
+        }
+    });
+    let under_way = || metric(&scene, "tidings_tls_handshakes_under_way", &[]);
+    wait_for("them to end by time", Duration::from_secs(60), || {
+        (closed(&scene, "handshake_time") >= 300.0).then_some(())
+    });
+    crowd.go_on();
+    assert_eq!(closed(&scene, "handshakes"), 0.0);
+    fast.store(true, Ordering::Relaxed);
+    wait_for("the oldest to make room", Duration::from_secs(60), || {
+        assert!(under_way() <= MOST);
+        (closed(&scene, "handshakes") >= 1_000.0).then_some(())
+    });
+    crowd.go_on();
+    assert!(closed(&scene, "handshakes") > 1_000.0, "it goes on all the time");
+    attack.finish();
+    let made = metric(&scene, "tidings_tls_handshakes_total", &[("role", "accepted")]);
+    assert!(made >= crowd.handshakes() as f64 && crowd.handshakes() >= 3 * COMERS as u64, "{made}");
     crowd.finish();
 }
 

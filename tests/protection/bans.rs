@@ -1,13 +1,13 @@
 //! Bans: automatic, by the operator, over table swaps and a restart, and in nftables.
 
 use std::{
-    io::Read,
+    io::{Read, Write},
     net::{SocketAddr, TcpStream},
     process::Command,
 };
 
 use super::*;
-use rig::{scene::one_pbx, wait_for};
+use rig::{TempDir, scene::one_pbx, wait_for};
 
 const STRICT: &str = "[protection]\nmalformed = 1\nmalformed_burst = 2\nban_after = 20\nban_time = \"1h\"\n\
                       new_dialogs = 1\nnew_dialogs_burst = 5\nanswers = 1\n";
@@ -32,9 +32,13 @@ fn listed(scene: &Scene) -> Vec<serde_json::Value> {
 }
 
 fn connect_from(scene: &Scene, host: u8) -> TcpStream {
+    connect_to(scene, host, scene.phones())
+}
+
+fn connect_to(scene: &Scene, host: u8, to: SocketAddr) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
     socket.bind(&SocketAddr::from(([127, 45, scene.net, host], 0)).into()).expect("a free port");
-    socket.connect(&scene.phones().into()).expect("the kernel takes it");
+    socket.connect(&to.into()).expect("the kernel takes it");
     let stream: TcpStream = socket.into();
     stream.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero is accepted");
     stream
@@ -97,6 +101,83 @@ fn who_floods_over_tcp_is_banned_until_the_ban_is_lifted() {
     honest(&scene.party(50), &scene, &pbx);
     assert!(is_closed(connect_from(&scene, 51)));
     assert_eq!(metric(&scene, "tidings_bans_lifted_total", &[]), 1.0);
+}
+
+/// Behind a proxy a ban is of the true client: his connections are cut, while others come by the same proxy, here a real
+/// HAProxy with `send-proxy-v2`, and the proxy itself is nobody who could be banned.
+#[test]
+fn a_ban_behind_a_proxy_cuts_that_client_alone() {
+    let mut layout = layout(159, "tcp", STRICT);
+    layout.listener = "proxy_protocol = [\"127.45.159.9\"]\n".into();
+    let scene = layout.start(&one_pbx(159));
+    let dir = TempDir::new("haproxy");
+    let config = "defaults\n mode tcp\n timeout connect 5s\n timeout client 60s\n timeout server 60s\n\
+                  listen phones\n bind 127.45.159.9:5060\n\
+                  \x20server router 127.45.159.1:5060 source 127.45.159.9 send-proxy-v2\n";
+    let config = dir.write("haproxy.cfg", config);
+    let mut command = Command::new("/usr/sbin/haproxy");
+    command.arg("-db").arg("-f").arg(config);
+    let mut haproxy = rig::Process::start("haproxy", &mut command, &dir.path().join("haproxy.log"));
+    haproxy.wait_bound("tcp", scene.at(9), PATIENCE);
+
+    let pbx = scene.pbx(1);
+    // A MESSAGE to the PBX and its 200, by whatever connection.
+    let served = |stream: &mut TcpStream, from: &str| {
+        let request = message(&pbx)
+            .with("Via", format!("SIP/2.0/TCP {from};rport;branch=z9hG4bK{}", rig::message::unique()));
+        stream.write_all(request.text().as_bytes()).expect("HAProxy takes it");
+        let got = pbx.expect("MESSAGE ");
+        let received = format!(";received={}", from.split(':').next().expect("an address"));
+        assert!(got.contains(&received), "the true client: {got}");
+        pbx.answer(scene.pbxs(), &got, "200 OK", "x", "");
+        let mut begin = [0; 12];
+        stream.read_exact(&mut begin).expect("an answer");
+        assert_eq!(&begin, b"SIP/2.0 200 ");
+        // The rest of the answer is of no interest.
+        stream.set_nonblocking(true).expect("a socket of ours");
+        while stream.read(&mut [0; 4096]).is_ok_and(|n| n > 0) {}
+        stream.set_nonblocking(false).expect("a socket of ours");
+    };
+    let mut phones: Vec<(TcpStream, String)> = [50, 51, 52, 50]
+        .into_iter()
+        .map(|host| (connect_to(&scene, host, scene.at(9)), format!("127.45.159.{host}:5060")))
+        .collect();
+    for (stream, from) in &mut phones {
+        served(stream, from);
+    }
+    let (second, _) = phones.pop().expect("of .50");
+    let (mut goes_on, goes_on_from) = phones.pop().expect("of .52");
+    let (mut hostile, _) = phones.pop().expect("of .51");
+    let (banned, _) = phones.pop().expect("of .50");
+
+    // By the operator.
+    assert_eq!(bans(&scene, &["add", "127.45.159.50"]).0, Some(0));
+    assert!(is_closed(banned) && is_closed(second), "both of his connections end");
+    served(&mut goes_on, &goes_on_from);
+    // By what he sends.
+    let malformed = message(&pbx).without("From").text();
+    for _ in 0..60 {
+        // It may be closed in the middle of this.
+        let _ = hostile.write_all(malformed.replace("Call-ID: ", "Call-ID: x").as_bytes());
+    }
+    assert!(is_closed(hostile), "his connection ends");
+    let mut sources: Vec<_> = listed(&scene).iter().map(|ban| ban["source"].clone()).collect();
+    sources.sort_by_key(ToString::to_string);
+    assert_eq!(sources, ["127.45.159.50", "127.45.159.51"]);
+    served(&mut goes_on, &goes_on_from);
+
+    let barred = || metric(&scene, "tidings_connections_closed_total", &[("reason", "barred")]);
+    assert_eq!(barred(), 3.0);
+
+    // What they open anew is cut as soon as the proxy has said whose it is; who is not banned comes in by the same.
+    for host in [50, 51] {
+        assert!(is_closed(connect_to(&scene, host, scene.at(9))));
+    }
+    served(&mut connect_to(&scene, 53, scene.at(9)), "127.45.159.53:5060");
+    served(&mut goes_on, &goes_on_from);
+    assert_eq!(barred(), 5.0);
+    assert_eq!(bans(&scene, &["lift", "127.45.159.50"]).0, Some(0));
+    served(&mut connect_to(&scene, 50, scene.at(9)), "127.45.159.50:5060");
 }
 
 /// A datagram's source can be forged: by itself it bans nobody, and where the operator wants that, never a backend.

@@ -1,7 +1,9 @@
-//! A thousand honest phones on connections of their own, an ordinary mix, and their PBX. Any answer but the one that is
-//! due, any that is late, any connection that ends is a failure of the test that they run in.
+//! A thousand honest phones on connections of their own, an ordinary mix, and their PBX; and where a test wants them, phones
+//! that come anew over TLS all the time. Any answer but the one that is due, any that is late, any handshake that fails, any
+//! connection that ends is a failure of the test that they run in.
 
 use std::{
+    collections::VecDeque,
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     sync::{
@@ -11,18 +13,26 @@ use std::{
     thread::JoinHandle,
 };
 
+use rustls::{ClientConnection, StreamOwned};
+
 use super::*;
-use rig::text;
+use rig::{pki::authority, text};
 
 pub const PHONES: usize = 1_000;
 const THREADS: usize = 4;
 /// Addresses .100 and above, with ten phones each.
 const FIRST_HOST: u8 = 100;
 const EACH: usize = 10;
+/// Those who are there over TLS at one time; the oldest makes room for the next. One each at .200 and above.
+pub const COMERS: usize = 50;
+const FIRST_COMER: u8 = 200;
 
 pub struct Crowd {
     stop: Arc<AtomicBool>,
     exchanges: Arc<AtomicU64>,
+    /// Handshakes that were made, and how many of them `go_on` waits for.
+    handshakes: Arc<AtomicU64>,
+    comers: u64,
     threads: Vec<JoinHandle<()>>,
     pbx: JoinHandle<()>,
 }
@@ -31,6 +41,7 @@ impl Crowd {
     /// Connects them all, and begins.
     #[track_caller]
     pub fn start(scene: &Scene) -> Crowd {
+        tidings::net::sys::raise_open_files().expect("the limit is ours");
         let stop = Arc::new(AtomicBool::new(false));
         let exchanges = Arc::new(AtomicU64::new(0));
         let (pbx, back) = (scene.pbx(1), scene.pbxs());
@@ -54,16 +65,43 @@ impl Crowd {
                 }
             }));
         }
-        Crowd { stop, exchanges, threads, pbx }
+        Crowd { stop, exchanges, handshakes: Arc::default(), comers: 0, threads, pbx }
     }
 
-    /// Waits until each phone has done something more, twice.
+    /// Phones besides that call `to` by TLS, one after the other with a whole handshake each, and act when they come and
+    /// before they go.
+    pub fn and_comers(mut self, net: u8, to: SocketAddr) -> Crowd {
+        let (stop, handshakes) = (self.stop.clone(), self.handshakes.clone());
+        self.comers = COMERS as u64;
+        self.threads.push(std::thread::spawn(move || {
+            let mut there: VecDeque<Phone> = VecDeque::new();
+            for host in (FIRST_COMER..FIRST_COMER + COMERS as u8).cycle() {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
+                if there.len() == COMERS {
+                    there.pop_front().expect("all are there").act();
+                }
+                there.push_back(Phone::connect_secure(net, host, to));
+                handshakes.fetch_add(1, Ordering::Relaxed);
+            }
+        }));
+        self
+    }
+
+    /// How many handshakes those who come anew have made.
+    pub fn handshakes(&self) -> u64 {
+        self.handshakes.load(Ordering::Relaxed)
+    }
+
+    /// Waits until each phone has done something more, twice, and as many as are there over TLS have come anew.
     #[track_caller]
     pub fn go_on(&self) {
         let wanted = self.exchanges.load(Ordering::Relaxed) + 2 * PHONES as u64;
+        let comers = self.handshakes() + self.comers;
         rig::wait_for("the honest phones to go on", Duration::from_secs(60), || {
             assert!(self.threads.iter().all(|thread| !thread.is_finished()), "one of them has failed");
-            (self.exchanges.load(Ordering::Relaxed) >= wanted).then_some(())
+            (self.exchanges.load(Ordering::Relaxed) >= wanted && self.handshakes() >= comers).then_some(())
         });
     }
 
@@ -113,8 +151,14 @@ fn serve(pbx: &Party, back: SocketAddr, stop: &AtomicBool) {
     }
 }
 
+/// What a phone speaks over: a socket, or TLS over it.
+trait Wire: Read + Write + Send {}
+
+impl<T: Read + Write + Send> Wire for T {}
+
 struct Phone {
-    stream: TcpStream,
+    stream: Box<dyn Wire>,
+    transport: &'static str,
     local: SocketAddr,
     router: SocketAddr,
     count: usize,
@@ -135,7 +179,23 @@ impl Phone {
     fn connect(net: u8, host: u8, router: SocketAddr) -> Phone {
         let stream = connect_from(net, host, router);
         let local = stream.local_addr().expect("it is connected");
-        let mut phone = Phone { stream, local, router, count: 0, unread: String::new() };
+        Phone::over(Box::new(stream), "tcp", local, router)
+    }
+
+    /// With a handshake of its own: nothing is resumed.
+    fn connect_secure(net: u8, host: u8, router: SocketAddr) -> Phone {
+        let mut socket = connect_from(net, host, router);
+        let local = socket.local_addr().expect("it is connected");
+        let name = router.ip().into();
+        let mut tls = ClientConnection::new(authority().client(None), name).expect("a client");
+        while tls.is_handshaking() {
+            tls.complete_io(&mut socket).unwrap_or_else(|error| panic!("the handshake of {local}: {error}"));
+        }
+        Phone::over(Box::new(StreamOwned::new(tls, socket)), "tls", local, router)
+    }
+
+    fn over(stream: Box<dyn Wire>, transport: &'static str, local: SocketAddr, router: SocketAddr) -> Phone {
+        let mut phone = Phone { stream, transport, local, router, count: 0, unread: String::new() };
         phone.act();
         phone
     }
@@ -144,7 +204,7 @@ impl Phone {
     fn act(&mut self) {
         self.count += 1;
         let kind = self.count % 4;
-        let (local, word) = (self.local, rig::message::unique());
+        let (local, word, transport) = (self.local, rig::message::unique(), self.transport);
         let method = ["REGISTER", "SUBSCRIBE", "MESSAGE", "OPTIONS"][kind];
         let uri =
             if method == "OPTIONS" { format!("sip:{}", self.router) } else { "sip:1@example.com".into() };
@@ -154,9 +214,10 @@ impl Phone {
             _ => "",
         };
         let request = format!(
-            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/TCP {local};rport;branch=z9hG4bK{word}\r\nMax-Forwards: 70\r\n\
+            "{method} {uri} SIP/2.0\r\nVia: SIP/2.0/{} {local};rport;branch=z9hG4bK{word}\r\nMax-Forwards: 70\r\n\
              From: <sip:p{}@example.com>;tag={word}\r\nTo: <sip:1@example.com>\r\nCall-ID: {word}\r\n\
-             CSeq: 1 {method}\r\nContact: <sip:p@{local};transport=tcp>\r\n{more}Content-Length: 0\r\n\r\n",
+             CSeq: 1 {method}\r\nContact: <sip:p@{local};transport={transport}>\r\n{more}Content-Length: 0\r\n\r\n",
+            transport.to_ascii_uppercase(),
             local.port()
         );
         self.stream.write_all(request.as_bytes()).expect("the connection is alive");

@@ -1,5 +1,5 @@
 //! Who may go on (SPEC 10): limits of sources, bans, prefixes that are denied or allowed, and what a core that is behind
-//! sheds. Raw messages and the real binary; networks 127.45.240 to 127.45.249.
+//! sheds. Raw messages and the real binary; networks 127.45.157 to 127.45.159 and 127.45.231 to 127.45.249.
 
 #[path = "../rig/mod.rs"]
 mod rig;

@@ -1,10 +1,11 @@
 //! `[flow_events]`: where it is told who was on a connection that ended (SPEC 9.9); `[keepalive]`: datagrams that keep NAT
 //! bindings of registered phones open (SPEC 9.10).
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, ops::Range, time::Duration};
 
 use super::{
     super::document::{Faults, Text, Value, in_order, quoted},
+    ListenSpec, Settings,
     read::{as_usize, bytes, set, time},
     units,
 };
@@ -76,8 +77,14 @@ impl Default for FlowEvents {
     }
 }
 
-pub(super) fn flow_events(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut FlowEvents) {
-    let Some(table) = faults.table("flow_events", value) else { return };
+/// Gives the place of `notify`, where it names an address: see `leaves`.
+pub(super) fn flow_events(
+    faults: &mut Faults<'_>,
+    value: &Value<'_>,
+    out: &mut FlowEvents,
+) -> Option<Range<usize>> {
+    let table = faults.table("flow_events", value)?;
+    let mut place = None;
     let mut hook = Webhook {
         url: String::new(),
         token: None,
@@ -114,12 +121,29 @@ pub(super) fn flow_events(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut 
             "spool" => set(&mut hook.spool, bytes(faults, name, value, 4 << 10..=1 << 30)),
             "notify" => {
                 out.notify = faults.string(name, value).and_then(|text| notify_to(faults, &text));
+                place = matches!(out.notify, Some(NotifyTo::Uri { .. })).then(|| value.span());
             }
             "deregister" => set(&mut out.deregister, faults.boolean(name, value)),
             _ => faults.unknown_key(key, "[flow_events]", KEYS),
         }
     }
     out.webhook = (!hook.url.is_empty()).then_some(hook);
+    place
+}
+
+/// Is there a listener by which a NOTIFY to this address can leave?
+pub(super) fn leaves(faults: &mut Faults<'_>, place: Range<usize>, settings: &Settings) {
+    let Some(NotifyTo::Uri { address, transport, .. }) = settings.flow_events.notify else { return };
+    let fits = |l: &ListenSpec| l.transport == transport && l.address.is_ipv4() == address.is_ipv4();
+    if settings.listen.iter().any(fits) {
+        return;
+    }
+    let message = format!(
+        "notify: a NOTIFY leaves by a listener, and none has transport {} and an IPv{} address",
+        transport.label(),
+        if address.is_ipv4() { 4 } else { 6 }
+    );
+    faults.error(place, message);
 }
 
 fn url(faults: &mut Faults<'_>, text: &Text<'_>) -> Option<String> {
@@ -146,7 +170,7 @@ fn notify_to(faults: &mut Faults<'_>, text: &Text<'_>) -> Option<NotifyTo> {
     }
     let message = format!(
         "notify: {} is neither \"pool:NAME\" nor a URI with an IP address, such as \
-         \"sip:events@192.0.2.1:5060;transport=udp\" (udp, tcp)",
+         \"sip:events@192.0.2.1:5060;transport=udp\" (udp, tcp, tls)",
         quoted(text.value)
     );
     faults.error(text.span.clone(), message);
@@ -154,12 +178,17 @@ fn notify_to(faults: &mut Faults<'_>, text: &Text<'_>) -> Option<NotifyTo> {
 }
 
 fn uri(written: &str) -> Option<NotifyTo> {
-    let uri = Uri::parse(written.as_bytes()).filter(|uri| uri.is_sip() && !uri.is_sips())?;
-    let transport = match uri.param(b"transport") {
-        None => Transport::Udp,
-        Some(Some(named)) if named.eq_ignore_ascii_case(b"udp") => Transport::Udp,
-        Some(Some(named)) if named.eq_ignore_ascii_case(b"tcp") => Transport::Tcp,
-        Some(_) => return None,
+    let uri = Uri::parse(written.as_bytes()).filter(Uri::is_sip)?;
+    let named = match uri.param(b"transport") {
+        None => None,
+        Some(named) => Some(named?.to_ascii_lowercase()),
+    };
+    // sips goes by TLS, whose transport is tcp (RFC 3261 26.2.2); transport=tls is what everybody writes.
+    let transport = match (uri.is_sips(), named.as_deref()) {
+        (false, None | Some(b"udp")) => Transport::Udp,
+        (false, Some(b"tcp")) => Transport::Tcp,
+        (false, Some(b"tls")) | (true, None | Some(b"tls" | b"tcp")) => Transport::Tls,
+        _ => return None,
     };
     let ip = crate::wire::ip::parse(uri.host.host)?;
     let address = SocketAddr::new(ip, uri.host.port.unwrap_or(transport.default_port()));
@@ -241,7 +270,7 @@ mod tests {
     #[test]
     fn every_key_is_read() {
         let settings = read(
-            "[flow_events]\ndelay = \"1s\"\nlog = true\nwebhook = \"https://events.example.com:8443/flows?x=1\"\n\
+            "[[listen]]\ntransport = \"tcp\"\naddress = \"192.0.2.9:5060\"\n[flow_events]\ndelay = \"1s\"\nlog = true\nwebhook = \"https://events.example.com:8443/flows?x=1\"\n\
              webhook_token = \"secret\"\nwebhook_timeout = \"3s\"\nretry_max = \"5m\"\nspool = \"1MiB\"\n\
              notify = \"sip:events@192.0.2.1;transport=tcp\"\nderegister = true\n\
              [keepalive]\nmethod = \"options\"\ninterval = \"20s\"\nrate = 50\n",
@@ -262,14 +291,39 @@ mod tests {
     }
 
     #[test]
+    fn a_notify_goes_by_what_its_uri_says() {
+        for (uri, port, transport) in [
+            ("sip:192.0.2.1", 5060, Transport::Udp),
+            ("sip:192.0.2.1;transport=TCP", 5060, Transport::Tcp),
+            ("sip:192.0.2.1;transport=tls", 5061, Transport::Tls),
+            ("sips:192.0.2.1", 5061, Transport::Tls),
+            ("sips:192.0.2.1:5071;transport=tcp", 5071, Transport::Tls),
+        ] {
+            let label = transport.label();
+            let listen = format!("[[listen]]\ntransport = \"{label}\"\naddress = \"192.0.2.9:5060\"\n");
+            let tls = "[tls]\ncertificate = \"a.pem\"\nprivate_key = \"a.key\"\n";
+            let tls = if transport == Transport::Tls { tls } else { "" };
+            let text = format!("{listen}{tls}[flow_events]\nnotify = \"{uri}\"\n");
+            let settings = read(&text).unwrap_or_else(|told| panic!("{uri}: {told}"));
+            let Some(NotifyTo::Uri { address, transport: by, .. }) = settings.flow_events.notify else {
+                panic!("a URI")
+            };
+            assert_eq!((address.port(), by), (port, transport), "{uri}");
+        }
+    }
+
+    #[test]
     fn what_cannot_be_is_told() {
         for (line, said) in [
             ("webhook = \"ftp://x/y\"", "ftp://x/y"),
             ("webhook = \"http://user:secret@x/y\"", "webhook_token"),
             ("webhook_token = \"two words\"", "one word"),
             ("notify = \"sip:events@example.com\"", "IP address"),
-            ("notify = \"sips:events@192.0.2.1\"", "IP address"),
-            ("notify = \"sip:192.0.2.1;transport=sctp\"", "udp, tcp"),
+            ("notify = \"sips:events@example.com\"", "IP address"),
+            ("notify = \"sips:192.0.2.1;transport=udp\"", "udp, tcp, tls"),
+            ("notify = \"sip:192.0.2.1;transport=sctp\"", "udp, tcp, tls"),
+            ("notify = \"sip:192.0.2.1;transport=tcp\"", "none has transport tcp and an IPv4 address"),
+            ("notify = \"sip:[2001:db8::1]\"", "none has transport udp and an IPv6 address"),
             ("spool = 1", "spool"),
             ("dealy = \"1s\"", "delay"),
             ("retry_max = \"1ms\"", "1 s"),

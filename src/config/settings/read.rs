@@ -80,7 +80,7 @@ impl Settings {
         let (root, mut faults) = document::open(file, text);
         let mut settings = Settings::default();
         settings.origin.file = file.to_owned();
-        let (mut secured, mut general) = (Vec::new(), tls::Written::default());
+        let (mut secured, mut general, mut notify) = (Vec::new(), tls::Written::default(), None);
         for (key, value) in in_order(&root) {
             match key.get_ref().as_ref() {
                 "table" => settings.table = path(&mut faults, "table", value, base_dir),
@@ -97,7 +97,9 @@ impl Settings {
                 "dns" => dns::dns(&mut faults, value, &mut settings.dns),
                 "connections" => connections(&mut faults, value, &mut settings.connections),
                 "tls" => general = tls::tls(&mut faults, value, base_dir, &mut settings.tls),
-                "flow_events" => flow_events::flow_events(&mut faults, value, &mut settings.flow_events),
+                "flow_events" => {
+                    notify = flow_events::flow_events(&mut faults, value, &mut settings.flow_events);
+                }
                 "keepalive" => flow_events::keepalive(&mut faults, value, &mut settings.keepalive),
                 "protection" => protection::protection(&mut faults, value, &mut settings.protection),
                 "admin" => admin(&mut faults, value, &mut settings.admin),
@@ -119,6 +121,9 @@ impl Settings {
         if settings.listen.is_empty() {
             settings.listen.push(default_listener());
             settings.origin.listen.clear();
+        }
+        if let Some(place) = notify {
+            flow_events::leaves(&mut faults, place, &settings);
         }
         if faults.has_errors() { Err(faults.finish()) } else { Ok(settings) }
     }
