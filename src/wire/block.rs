@@ -106,6 +106,22 @@ pub fn find(bytes: &[u8], mut at: usize, kind: impl Fn(Block) -> Block) -> usize
     at + kind(Block::of(&padded(&bytes[at..]))).bits().trailing_zeros() as usize
 }
 
+/// The first place of a byte below 14 (CR, LF, NUL, tab and their like), or the length: 32 bytes at a time, for lines.
+#[inline(always)]
+pub fn control(bytes: &[u8]) -> usize {
+    let (chunks, rest) = bytes.as_chunks::<32>();
+    let mut at = 0;
+    for chunk in chunks {
+        let [low, high] = chunk.as_chunks::<16>().0 else { break };
+        let bits = Block::of(low).at_most(13).bits() | Block::of(high).at_most(13).bits() << 16;
+        if bits != 0 {
+            return at + bits.trailing_zeros() as usize;
+        }
+        at += 32;
+    }
+    at + find(rest, 0, |block| block.at_most(13))
+}
+
 /// Fewer than sixteen bytes, and zeros behind them. By whole words that overlap: a copy of a length that the compiler does
 /// not know is a call.
 #[inline(always)]
@@ -143,6 +159,18 @@ mod tests {
                     bytes[place..].fill(b';');
                     assert_eq!(find(&bytes, at, kind), place, "{len} {at} {place}");
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn control_is_the_first_byte_below_14() {
+        for len in 0..100 {
+            assert_eq!(control(&vec![14; len]), len);
+            for at in 0..len {
+                let mut bytes = vec![b'a'; len];
+                bytes[at..].fill(b"\t\r\n\0"[at % 4]);
+                assert_eq!(control(&bytes), at, "{len}");
             }
         }
     }

@@ -378,7 +378,7 @@ fn read_lines(
             empty = Some(start);
             break;
         }
-        let mut len = block::find(line, 0, |block| block.at_most(13));
+        let mut len = block::control(line);
         if !line[len..].starts_with(b"\r\n") {
             match odd_line(line, len, &mut lone, &mut nul) {
                 Some(found) => len = found,
@@ -419,7 +419,7 @@ fn odd_line(line: &[u8], mut at: usize, lone: &mut bool, nul: &mut bool) -> Opti
             [0, ..] => *nul = true,
             _ => {}
         }
-        at = block::find(line, at + 1, |block| block.at_most(13));
+        at += 1 + block::control(line.get(at + 1..)?);
     }
 }
 
@@ -438,19 +438,24 @@ fn name_others(
         if field.name.colon() == 0 {
             field.name = other_name(&bytes[field.start as usize..], (field.end - 2 - field.start) as usize);
             all &= field.name.colon() > 0;
-            note(first, twice, field.name, place);
+            // Others of its name may have been noted before it.
+            let first = &mut first[field.name.place()];
+            *twice |= u64::from(*first != u16::MAX) << field.name.place();
+            *first = (*first).min(place as u16);
         }
     }
     all
 }
 
+/// Notes the next field.
 #[inline(always)]
 fn note(first: &mut [u16; IDS], twice: &mut u64, name: Name, place: usize) {
     let first = &mut first[name.place()];
-    if *first != u16::MAX {
+    if *first == u16::MAX {
+        *first = place as u16;
+    } else {
         *twice |= 1 << name.place();
     }
-    *first = (*first).min(place as u16);
 }
 
 impl Span {
