@@ -2,7 +2,7 @@
 //! nftables, and does what the operator says.
 //!
 //! Never banned, by nobody's wish: `[trust]` and exempt prefixes, and addresses of backends, those included that left within
-//! a day. Control is the only one who writes `live::Bans`; workers are woken with each change.
+//! a day. Control is the only one who writes `live::Bans`; workers are woken where one begins, and see an end by themselves.
 
 mod mirror;
 
@@ -91,7 +91,6 @@ impl Router {
         if lifted {
             tracing::info!(%address, "ban lifted by the operator");
             self.process.add(ProcessCounter::BansLifted, 1);
-            self.wake();
         }
         lifted
     }
@@ -117,10 +116,10 @@ impl Router {
         }
     }
 
-    /// Begins what the cores ask for, ends what is over. True where anything changed.
+    /// Begins what the cores ask for, ends what is over. True where any begins.
     fn judge_bans(&self) -> bool {
         let asked = self.shared.bans.take_asked();
-        let before = self.shared.bans.version();
+        let before = self.shared.bans.begun();
         let now = net::now().unix_s;
         let wanted: Vec<_> = asked.into_iter().filter(|(ip, _)| self.spared(*ip).is_none()).collect();
         if !wanted.is_empty() {
@@ -143,7 +142,7 @@ impl Router {
             }
         }
         self.shared.bans.sweep(now);
-        self.shared.bans.version() != before
+        self.shared.bans.begun() != before
     }
 
     /// The limit of being behind, for a scrape: a fraction of a second.
