@@ -15,7 +15,6 @@ use std::{
 
 use parking_lot::Mutex;
 
-use self::mirror::Mirror;
 use super::{Router, state_dir::StateDir};
 use crate::{
     live::{Ban, Cause, buckets},
@@ -155,21 +154,18 @@ impl Router {
 
 /// Looks at what the cores ask for, as long as the router lives.
 pub(super) async fn watch(router: Arc<Router>, state_dir: Option<StateDir>) {
-    let sets = router.settings.protection.nftables.clone();
-    let mirror = Arc::new(Mutex::new(sets.map(Mirror::new)));
+    if let Some(sets) = router.settings.protection.nftables.clone() {
+        tokio::spawn(mirror::watch(router.clone(), sets));
+    }
     let kept = Arc::new(Mutex::new(router.shared.bans.book()));
     let mut often = tokio::time::interval(EVERY);
     often.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         often.tick().await;
-        let (router, mirror) = (router.clone(), mirror.clone());
-        let (state_dir, kept) = (state_dir.clone(), kept.clone());
+        let (router, state_dir, kept) = (router.clone(), state_dir.clone(), kept.clone());
         let look = tokio::task::spawn_blocking(move || {
             if router.judge_bans() {
                 router.wake();
-            }
-            if let Some(mirror) = &mut *mirror.lock() {
-                mirror.follow(&router);
             }
             if let Some(dir) = &state_dir {
                 keep(dir, &router, &mut kept.lock());
