@@ -102,6 +102,12 @@ impl Phone {
     }
 }
 
+/// Has a phone heard.
+fn ping(phone: &mut Phone) {
+    phone.stream.write_all(b"\r\n\r\n").expect("sent");
+    phone.stream.read_exact(&mut [0; 2]).expect("a pong");
+}
+
 /// A webhook's receiver, which answers what it is told to.
 struct Receiver {
     got: Arc<Mutex<Vec<(String, Value)>>>,
@@ -325,7 +331,16 @@ fn a_goodbye_or_a_return_makes_no_event() {
     drop(before);
     let mut late = Phone::call(&scene);
     late.register(&scene, &pbx, "late");
-    until(&scene, "tidings_flow_events_total", "returned", 2.0);
+    // Opens the new one before the old one ends, and is heard on that once more: the same Contact is the same binding.
+    let (mut before, mut swap) = (Phone::call(&scene), Phone::call(&scene));
+    let contact = "Contact: <sip:swap@192.0.2.1:5062;transport=tcp>\r\n";
+    for phone in [&mut before, &mut swap] {
+        phone.ask(&scene, &pbx, "REGISTER", "swap", &format!("{contact}Expires: 600\r\n"), contact);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    ping(&mut before);
+    drop(before);
+    until(&scene, "tidings_flow_events_total", "returned", 3.0);
 
     // Two phones of one user: the other one is no return.
     let mut one = Phone::call(&scene);
@@ -333,20 +348,16 @@ fn a_goodbye_or_a_return_makes_no_event() {
     let mut two = Phone::call(&scene);
     two.register(&scene, &pbx, "two");
     std::thread::sleep(Duration::from_millis(20));
-    one.stream.write_all(b"\r\n\r\n").expect("sent");
-    let mut pong = [0; 2];
-    one.stream.read_exact(&mut pong).expect("a pong");
+    ping(&mut one);
     drop(one);
     let events = receiver.wait(1);
     assert_eq!(events[0]["aor"], "sip:two@example.com");
-    drop((early, late));
-    let events = receiver.wait(3);
+    drop((early, late, swap));
+    let events = receiver.wait(4);
     let aors: BTreeSet<&str> = events.iter().filter_map(|event| event["aor"].as_str()).collect();
-    assert_eq!(
-        aors,
-        BTreeSet::from(["sip:early@example.com", "sip:late@example.com", "sip:two@example.com"])
-    );
-    assert_eq!((receiver.taken().len(), total(&scene, "tidings_flow_events_total", "told")), (3, 3.0));
+    let all = ["early", "late", "swap", "two"].map(|name| format!("sip:{name}@example.com"));
+    assert_eq!(aors, all.iter().map(String::as_str).collect());
+    assert_eq!((receiver.taken().len(), total(&scene, "tidings_flow_events_total", "told")), (4, 4.0));
     receiver.end();
 }
 
@@ -502,6 +513,83 @@ fn a_notify_tells_and_its_answer_is_counted() {
         scene.settle();
         assert_eq!(total(&scene, "tidings_own_requests_total", "success"), 1.0);
     }
+}
+
+/// As many as there are at once: they wait their turn, and what there is no room for is counted.
+#[test]
+fn those_of_a_crowd_wait_their_turn() {
+    // Over TCP none is lost on its way.
+    let notify = "notify = \"sip:events@127.40.101.64:5060;transport=tcp\"";
+    let start = |limits: &str| {
+        let mut layout = Layout::new(101).more(&format!(
+            "[flow_events]\ndelay = \"0s\"\n{notify}\n[limits]\nusers_per_connection = 1000\n{limits}"
+        ));
+        layout.column = ("tcp", "tcp");
+        layout.start(&one_pbx(101))
+    };
+    let crowd = |scene: &Scene, count: usize| {
+        let pbx = scene.pbx(1);
+        let mut phone = Phone::call(scene);
+        for n in 0..count {
+            phone.register(scene, &pbx, &format!("user{n}"));
+        }
+    };
+    let scene = start("");
+    let sink = scene.party(64);
+    crowd(&scene, 300);
+    // Nobody is answered until as many wait as may.
+    let first: Vec<String> = (0..256).map(|_| sink.expect("NOTIFY ")).collect();
+    assert!(sink.poll(Duration::from_millis(300)).is_none(), "the others wait");
+    first.iter().for_each(|got| sink.answer(scene.pbxs(), got, "200 OK", "x", ""));
+    for _ in 256..300 {
+        let got = sink.expect("NOTIFY ");
+        sink.answer(scene.pbxs(), &got, "200 OK", "x", "");
+    }
+    until(&scene, "tidings_flow_notifies_total", "success", 300.0);
+    assert_eq!(total(&scene, "tidings_own_requests_total", "full"), 0.0);
+    drop((scene, sink));
+
+    let scene = start("news = 16\nown_requests = 2\n");
+    let sink = scene.party(64);
+    crowd(&scene, 40);
+    // One is under way, one is next, the others wait.
+    wait_for("no room", Duration::from_secs(10), || {
+        (total(&scene, "tidings_flow_events_total", "told") == 40.0
+            && (22.0..=24.0).contains(&total(&scene, "tidings_flow_notifies_total", "full")))
+        .then_some(())
+    });
+    let first = sink.expect("NOTIFY ");
+    assert!(sink.poll(Duration::from_millis(300)).is_none(), "one at a time");
+    sink.answer(scene.pbxs(), &first, "200 OK", "x", "");
+    sink.expect("NOTIFY ");
+}
+
+/// A goodbye that had to wait is not said once the user is back: his binding is the new one's.
+#[test]
+fn who_is_back_before_his_turn_keeps_his_registration() {
+    let mut layout = Layout::new(102)
+        .more("[flow_events]\ndelay = \"0s\"\nderegister = true\n[limits]\nown_requests = 2\n");
+    layout.column = ("tcp", "tcp");
+    let scene = layout.start(&one_pbx(102));
+    let pbx = scene.pbx(1);
+    let contact = "Contact: <sip:bob@192.0.2.1:5062;transport=tcp>\r\n";
+    let register_bob = || {
+        let mut phone = Phone::call(&scene);
+        phone.ask(&scene, &pbx, "REGISTER", "bob", &format!("{contact}Expires: 600\r\n"), contact);
+        phone
+    };
+    let mut phone = Phone::call(&scene);
+    phone.register(&scene, &pbx, "alice");
+    drop(phone);
+    let first = pbx.expect("REGISTER ");
+    assert_eq!(text::header(&first, "Expires"), "0");
+    drop(register_bob());
+    until(&scene, "tidings_flow_events_total", "told", 2.0);
+    let _back = register_bob();
+    pbx.answer(scene.pbxs(), &first, "200 OK", "x", "");
+    until(&scene, "tidings_deregistrations_total", "returned", 1.0);
+    until(&scene, "tidings_deregistrations_total", "success", 1.0);
+    assert!(pbx.poll(Duration::from_millis(200)).is_none());
 }
 
 /// SPEC 9.9: the router says goodbye for the user, where his registration is.

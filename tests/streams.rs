@@ -370,6 +370,47 @@ fn a_flood_from_one_address_leaves_room_for_others() {
     honest(&scene.party(52), &scene, &pbx);
 }
 
+/// A message is begun by the first byte of its TLS record, and an idle connection has begun none.
+#[test]
+fn a_record_that_never_ends_is_closed_as_a_message_is() {
+    let limits = "[connections]\nmessage_time = \"2s\"\n";
+    let scene = layout(100, "tls", "udp").more(limits).start(&one_pbx(100));
+    let secure = || {
+        let mut socket = connect(scene.phones());
+        socket.set_nodelay(true).expect("a TCP socket");
+        let config = rig::pki::authority().client(None);
+        let name = scene.phones().ip().into();
+        let mut tls = rustls::ClientConnection::new(config, name).expect("a client");
+        tls.complete_io(&mut socket).expect("a handshake");
+        tls.writer().write_all(options(&scene).as_bytes()).expect("room");
+        tls.complete_io(&mut socket).expect("sent");
+        let mut answer = [0; 4096];
+        let mut stream = rustls::Stream::new(&mut tls, &mut socket);
+        let n = stream.read(&mut answer).expect("an answer");
+        assert!(answer[..n].starts_with(b"SIP/2.0 200"));
+        (tls, socket)
+    };
+    let (mut idle, mut idle_socket) = secure();
+    let (mut tls, mut slow) = secure();
+    tls.writer().write_all(options(&scene).as_bytes()).expect("room");
+    let mut record = Vec::new();
+    tls.write_tls(&mut record).expect("memory");
+    let mut sent = 0;
+    while slow.write_all(&record[sent..=sent]).is_ok() && closed(&scene, "message_time") == 0.0 {
+        sent += 1;
+        assert!(sent < 200, "never closed");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(sent > 5, "closed after {sent} bytes");
+    assert_eq!(closed(&scene, "message_time"), 1.0);
+    // Its last record came whole, longer ago than that.
+    let mut stream = rustls::Stream::new(&mut idle, &mut idle_socket);
+    stream.write_all(options(&scene).as_bytes()).expect("sent");
+    let mut answer = [0; 4096];
+    let n = stream.read(&mut answer).expect("an answer");
+    assert!(answer[..n].starts_with(b"SIP/2.0 200"));
+}
+
 /// SPEC 9.7: who says nothing, who never ends what he began, who is idle.
 #[test]
 fn slow_and_silent_connections_are_closed() {

@@ -2,7 +2,7 @@
 //! nftables, and does what the operator says.
 //!
 //! Never banned, by nobody's wish: `[trust]` and exempt prefixes, and addresses of backends, those included that left within
-//! a day. Control is the only one who writes `live::Bans`; workers are woken with each change.
+//! a day. Control is the only one who writes `live::Bans`; workers are woken where one begins, and see an end by themselves.
 
 mod mirror;
 
@@ -15,7 +15,6 @@ use std::{
 
 use parking_lot::Mutex;
 
-use self::mirror::Mirror;
 use super::{Router, state_dir::StateDir};
 use crate::{
     live::{Ban, Cause, buckets},
@@ -91,7 +90,6 @@ impl Router {
         if lifted {
             tracing::info!(%address, "ban lifted by the operator");
             self.process.add(ProcessCounter::BansLifted, 1);
-            self.wake();
         }
         lifted
     }
@@ -117,10 +115,10 @@ impl Router {
         }
     }
 
-    /// Begins what the cores ask for, ends what is over. True where anything changed.
+    /// Begins what the cores ask for, ends what is over. True where any begins.
     fn judge_bans(&self) -> bool {
         let asked = self.shared.bans.take_asked();
-        let before = self.shared.bans.version();
+        let before = self.shared.bans.begun();
         let now = net::now().unix_s;
         let wanted: Vec<_> = asked.into_iter().filter(|(ip, _)| self.spared(*ip).is_none()).collect();
         if !wanted.is_empty() {
@@ -143,7 +141,7 @@ impl Router {
             }
         }
         self.shared.bans.sweep(now);
-        self.shared.bans.version() != before
+        self.shared.bans.begun() != before
     }
 
     /// The limit of being behind, for a scrape: a fraction of a second.
@@ -156,21 +154,18 @@ impl Router {
 
 /// Looks at what the cores ask for, as long as the router lives.
 pub(super) async fn watch(router: Arc<Router>, state_dir: Option<StateDir>) {
-    let sets = router.settings.protection.nftables.clone();
-    let mirror = Arc::new(Mutex::new(sets.map(Mirror::new)));
+    if let Some(sets) = router.settings.protection.nftables.clone() {
+        tokio::spawn(mirror::watch(router.clone(), sets));
+    }
     let kept = Arc::new(Mutex::new(router.shared.bans.book()));
     let mut often = tokio::time::interval(EVERY);
     often.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         often.tick().await;
-        let (router, mirror) = (router.clone(), mirror.clone());
-        let (state_dir, kept) = (state_dir.clone(), kept.clone());
+        let (router, state_dir, kept) = (router.clone(), state_dir.clone(), kept.clone());
         let look = tokio::task::spawn_blocking(move || {
             if router.judge_bans() {
                 router.wake();
-            }
-            if let Some(mirror) = &mut *mirror.lock() {
-                mirror.follow(&router);
             }
             if let Some(dir) = &state_dir {
                 keep(dir, &router, &mut kept.lock());

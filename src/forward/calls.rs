@@ -61,6 +61,12 @@ impl Proxy {
         shared.calls.end(token.branch, turn.now);
     }
 
+    /// Is it of a call that goes on, or ended a moment ago?
+    pub(super) fn has_call(&mut self, request: &Request<'_>) -> bool {
+        let key = self.dialog(request.setup, request.essentials);
+        request.turn.shared.calls.knows(key, request.turn.now)
+    }
+
     fn count_call(&self, recorded: Recorded, answered: bool) {
         self.stats.add(Counter::CallsRecorded, u64::from(answered && recorded != Recorded::Known));
         self.stats.add(Counter::CallsDropped, u64::from(recorded == Recorded::Dropped));

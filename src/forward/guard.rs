@@ -47,7 +47,24 @@ impl Proxy {
         if request.turn.guard != Guard::Limited || belongs(request) {
             return Ok(());
         }
+        if self.shedding && self.only_claims(request) {
+            if request.method == Method::Ack {
+                return Err(Reason::OverloadSilence.into());
+            }
+            return Err(later(request.turn, request.method, Reason::Overload, Reason::OverloadSilence));
+        }
         self.may_ask(request.turn, &request.routes.uri, request.method)
+    }
+
+    /// Says that it belongs to something, and nothing proves it: a flood would write To tags, too.
+    fn only_claims(&mut self, request: &Request<'_>) -> bool {
+        let claims = request.essentials.to_tag.is_some() || request.is_cancel_or_ack();
+        // Whoever keeps the route set (RFC 3261 12.1) has a token. Who does not, or was given none by the table, loses most
+        // where a BYE is lost, and of calls there is a record. A subscription of his begins anew; an ACK without a pin is
+        // that of a 503 of ours, and would burden a backend.
+        claims
+            && !self.has_call(request)
+            && !self.is_urgent(request.turn, request.view, &request.routes.uri, request.method)
     }
 
     /// The same for what is no request to be forwarded. A call for help is never refused; a Resource-Priority, which anybody can
@@ -67,7 +84,8 @@ impl Proxy {
         Err(later(turn, method, Reason::SourceRate, Reason::SourceFlood))
     }
 
-    /// While the core is behind: nothing new (SPEC 10). A refresh of a publication is nothing new.
+    /// While the core is behind: nothing new (SPEC 10). A refresh of a publication is nothing new. What says that it belongs
+    /// to something has to prove it once its Routes are read (`may_begin`).
     pub(super) fn sheds(
         &self,
         turn: &Turn<'_>,

@@ -225,7 +225,7 @@ impl Core {
 
     /// Another one whenever somebody who is here already may have been barred.
     pub fn bars_version(&self) -> u64 {
-        self.shared.bans.version()
+        self.shared.bans.begun()
     }
 
     fn undeliverable(

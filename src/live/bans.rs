@@ -2,7 +2,8 @@
 //!
 //! A core that has seen too much of a source asks for its ban (`ask`): rarely, and never for a single message. Control takes
 //! the questions (`take_asked`), judges them, and lets bans begin and end. Cores see a change by `version`, one word, so
-//! that a message of somebody who is known and not banned costs one compare. A ban is of an IPv4 address or of the /64 of
+//! that a message of somebody who is known and not banned costs one compare; those who are connected are looked at only
+//! where somebody new is banned (`begun`). A ban is of an IPv4 address or of the /64 of
 //! an IPv6 one; it outlives tables. Nothing here knows who must not be banned: `control::bans` does.
 
 use std::{
@@ -72,6 +73,7 @@ pub struct Bans {
     /// Those in force, as cores ask.
     present: ArcSwap<HashSet<IpAddr>>,
     version: AtomicU64,
+    begun: AtomicU64,
     /// With those that are over but not forgotten.
     book: Mutex<BTreeMap<IpAddr, Ban>>,
     asked: Mutex<Vec<(IpAddr, Cause)>>,
@@ -84,6 +86,7 @@ impl Bans {
             terms,
             present: ArcSwap::default(),
             version: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
             book: Mutex::default(),
             asked: Mutex::default(),
             is_asked: AtomicBool::new(false),
@@ -94,6 +97,12 @@ impl Bans {
     #[inline]
     pub fn version(&self) -> u64 {
         self.version.load(Acquire)
+    }
+
+    /// Another one with each change by which somebody is banned who was not before.
+    #[inline]
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Acquire)
     }
 
     pub fn is_banned(&self, ip: IpAddr) -> bool {
@@ -209,11 +218,14 @@ impl Bans {
     fn publish(&self, book: &BTreeMap<IpAddr, Ban>, unix_s: u64) -> bool {
         let live = book.iter().filter(|(_, ban)| ban.until_unix_s > unix_s);
         let present: HashSet<IpAddr> = live.map(|(ip, _)| *ip).collect();
-        if present == **self.present.load() {
+        let before = self.present.load_full();
+        if present == *before {
             return false;
         }
+        let has_begun = !present.is_subset(&before);
         self.present.store(present.into());
         self.version.fetch_add(1, Release);
+        self.begun.fetch_add(has_begun.into(), Release);
         true
     }
 }
@@ -257,6 +269,24 @@ mod tests {
         assert!(!bans.sweep(1059) && bans.version() == 1);
         assert!(bans.sweep(1060) && bans.version() == 2);
         assert!(!bans.is_banned(ip(1)) && bans.list(1060).is_empty());
+    }
+
+    /// The end of a ban is nothing to those who are connected.
+    #[test]
+    fn only_the_beginning_of_a_ban_is_a_reason_to_look_at_who_is_connected() {
+        let bans = Bans::new(TERMS);
+        let begin = |n, at| bans.begin([(ip(n), Cause::Excess, None)], at);
+        begin(1, 1000);
+        begin(2, 1030);
+        assert_eq!((bans.begun(), bans.version()), (2, 2));
+        assert!(bans.sweep(1060) && bans.lift(ip(2), 1061));
+        assert_eq!((bans.begun(), bans.version()), (2, 4), "one is over, one is lifted");
+        begin(1, 1062);
+        assert_eq!((bans.begun(), bans.version()), (3, 5));
+        begin(1, 1070);
+        assert_eq!((bans.begun(), bans.version()), (3, 5), "prolonged");
+        begin(3, 1300);
+        assert_eq!((bans.begun(), bans.version()), (4, 6), "one begins where another ends");
     }
 
     #[test]

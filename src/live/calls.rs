@@ -114,6 +114,11 @@ impl Calls {
         }
     }
 
+    /// Is there a record, if only of the end?
+    pub fn knows(&self, key: u64, now: Now) -> bool {
+        self.shard(key).lock().set(key).find(key, second(now)).is_some()
+    }
+
     /// Ends what has expired; called every second by control, sees everything within a minute.
     pub fn sweep(&self, now: Now) {
         let second = second(now);
@@ -200,8 +205,10 @@ mod tests {
         assert_eq!(calls.put(7, &pbx, CALL_S, at(1)), Recorded::New);
         assert_eq!(calls.put(7, &pbx, CALL_S, at(2)), Recorded::Known);
         assert_eq!((pbx.calls(), calls.len()), (1, 1));
+        assert!(calls.knows(7, at(3)) && !calls.knows(8, at(3)));
         calls.end(7, at(3));
         calls.end(7, at(3));
+        assert!(calls.knows(7, at(4)) && !calls.knows(7, at(90)), "a BYE may come again");
         assert_eq!((pbx.calls(), calls.len()), (0, 0));
         assert_eq!(
             calls.put(7, &pbx, CALL_S, at(34)),

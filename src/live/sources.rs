@@ -2,7 +2,8 @@
 //! connection that opens or closes, none for a message.
 //!
 //! Shared by the cores, since SO_REUSEPORT spreads the connections of one address over all of them. An address is IPv4 or
-//! a whole IPv6; its prefix is the /24 or the /64. Exempt prefixes (a backend's, a NAT's of one's own) count only in all.
+//! a whole IPv6; its prefix is the /24 or the /64. How fast they come is counted of an IPv4 address or of a /64, since one
+//! subscriber has all addresses of that. Exempt prefixes (a backend's, a NAT's of one's own) count only in all.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -15,6 +16,9 @@ use parking_lot::Mutex;
 
 use super::{Now, Prefixes, aged::shards};
 
+/// One accept, in what is counted of them.
+const ACCEPT: u64 = 1000;
+
 /// What a source may have.
 #[derive(Clone, Debug)]
 pub struct SourceLimits {
@@ -22,7 +26,7 @@ pub struct SourceLimits {
     pub most: usize,
     pub per_address: u32,
     pub per_prefix: u32,
-    /// New ones of one address in a second; as many at once.
+    /// New ones of one IPv4 address, or of the /64 of an IPv6 one, in a second; as many at once.
     pub accepts_per_second: u32,
     pub exempt: Vec<IpNet>,
 }
@@ -112,28 +116,27 @@ impl Sources {
         }
         let limits = &self.limits;
         let (address, prefix) = (Key::Address(ip), Key::Prefix(prefix(ip)));
+        let paced = if ip.is_ipv4() { address } else { prefix };
+        let pace = |key: Key, count: &mut Count| if key == paced { count.pace(limits, now) } else { Ok(()) };
         self.count(prefix, |count| {
             if count.open >= limits.per_prefix {
                 return Err(TooMany::Prefix);
             }
+            pace(prefix, count)?;
             count.open += 1;
             Ok(())
         })?;
         let taken = self.count(address, |count| {
-            let full = u64::from(limits.accepts_per_second) * 1000;
-            let gained =
-                now.mono_ms.saturating_sub(count.at_ms).saturating_mul(limits.accepts_per_second.into());
-            count.tokens = if count.at_ms == 0 { full } else { (count.tokens + gained).min(full) };
-            count.at_ms = now.mono_ms.max(1);
             if count.open >= limits.per_address {
                 return Err(TooMany::Address);
             }
-            count.tokens = count.tokens.checked_sub(1000).ok_or(TooMany::Rate)?;
+            pace(address, count)?;
             count.open += 1;
             Ok(())
         });
         if taken.is_err() {
-            self.release(prefix);
+            let refund = if paced == prefix { ACCEPT } else { 0 };
+            self.release(prefix, refund);
         }
         taken
     }
@@ -143,8 +146,8 @@ impl Sources {
         self.give_unnamed();
         let ip = ip.to_canonical();
         if !self.is_exempt(ip) {
-            self.release(Key::Address(ip));
-            self.release(Key::Prefix(prefix(ip)));
+            self.release(Key::Address(ip), 0);
+            self.release(Key::Prefix(prefix(ip)), 0);
         }
     }
 
@@ -185,11 +188,26 @@ impl Sources {
         take(shard.entry(key).or_default())
     }
 
-    fn release(&self, key: Key) {
+    /// `refund`: what is given back of its accepts, in thousandths.
+    fn release(&self, key: Key, refund: u64) {
         let mut shard = self.shard(key).lock();
         if let Some(count) = shard.get_mut(&key) {
             count.open = count.open.saturating_sub(1);
+            count.tokens += refund;
         }
+    }
+}
+
+impl Count {
+    /// Takes one from the accepts, with those that have come since.
+    fn pace(&mut self, limits: &SourceLimits, now: Now) -> Result<(), TooMany> {
+        let rate = u64::from(limits.accepts_per_second);
+        let full = rate * ACCEPT;
+        let gained = now.mono_ms.saturating_sub(self.at_ms).saturating_mul(rate);
+        self.tokens = if self.at_ms == 0 { full } else { (self.tokens + gained).min(full) };
+        self.at_ms = now.mono_ms.max(1);
+        self.tokens = self.tokens.checked_sub(ACCEPT).ok_or(TooMany::Rate)?;
+        Ok(())
     }
 }
 
@@ -256,6 +274,31 @@ mod tests {
         assert!(!all.is_empty());
         all.sweep(at(8_000));
         assert!(all.is_empty(), "nothing is kept of who is gone");
+    }
+
+    /// Who has a /64 has 2^64 addresses.
+    #[test]
+    fn accepts_of_six_are_paced_by_their_prefix() {
+        let all = sources();
+        let of = |net: u16, host: u16| IpAddr::from([0x2001, 0xdb8, 0, net, 0, 0, 0, host]);
+        for host in 0..4 {
+            assert_eq!(all.take(of(1, host), at(5_000)), Ok(()));
+            all.give(of(1, host));
+        }
+        assert_eq!(all.take(of(1, 9), at(5_100)), Err(TooMany::Rate), "another address of the same prefix");
+        assert_eq!(all.take(of(2, 9), at(5_100)), Ok(()), "another prefix is not its concern");
+        assert_eq!(all.take(of(1, 9), at(5_250)), Ok(()));
+        for _ in 0..2 {
+            assert_eq!(all.take(of(1, 9), at(6_000)), Ok(()));
+        }
+        for _ in 0..9 {
+            assert_eq!(all.take(of(1, 9), at(6_000)), Err(TooMany::Address));
+        }
+        assert_eq!(
+            all.take(of(1, 8), at(6_000)),
+            Ok(()),
+            "what was refused for another cause took no accept"
+        );
     }
 
     /// SPEC 9.5: behind a proxy the client is counted, not the proxy.

@@ -233,20 +233,23 @@ impl Users {
         users.into_iter().filter(|user| user.is_live(now)).collect()
     }
 
-    /// Is this user, whose connection `id` ended, on a newer one? Newer is one on which he began after he was last heard on
-    /// that (`heard_ms`), and where both say which instance they are (RFC 5626) it is the same one.
+    /// Is this user, whose connection `id` ended, on a newer one? Where both say which instance they are (RFC 5626) that is
+    /// one on which the same began later. Else it is one on which he began later with the same Contact, which is the same
+    /// binding (RFC 3261 10.2.4), or after he was last heard on the other (`heard_ms`).
     pub fn is_back(&self, user: &User, id: FlowId, heard_ms: u64, now: Now) -> bool {
         self.places_of(&user.aor).into_iter().filter(|place| *place != id).any(|place| {
             let shard = self.flow_shard(place).lock();
             let there = shard.get(&place).and_then(|users| users.iter().find(|other| other.aor == user.aor));
             there.is_some_and(|other| {
                 let named = other.instance != 0 && user.instance != 0;
-                let newer = if named {
-                    other.instance == user.instance && other.since_ms >= user.since_ms
+                let same = if named {
+                    other.instance == user.instance
                 } else {
-                    other.since_ms >= heard_ms
+                    // Who opens the new connection before he closes the old is heard on that once more.
+                    !user.contact.is_empty() && other.contact == user.contact
                 };
-                newer && other.is_live(now)
+                let since_ms = if same { user.since_ms } else { heard_ms };
+                (same || !named) && other.since_ms >= since_ms && other.is_live(now)
             })
         })
     }
@@ -416,6 +419,30 @@ mod tests {
         assert!(!users.is_back(&gone[0], id(3), at(40).mono_ms, at(100)), "another instance");
         register(&users, 5, &seen("bob@a", "sip:bob@1", 7), 600, at(60));
         assert!(users.is_back(&gone[0], id(3), at(90).mono_ms, at(100)), "the same instance");
+    }
+
+    /// RFC 3261 10.2.4: the same Contact is the same binding, which a newer connection has taken over.
+    #[test]
+    fn back_is_who_registered_the_same_contact_before_the_old_connection_was_heard_last() {
+        let users = Users::new(100, 4);
+        register(&users, 1, &seen("alice@a", "sip:alice@1", 0), 600, at(1));
+        register(&users, 2, &seen("alice@a", "sip:alice@2", 0), 600, at(50));
+        register(&users, 3, &seen("alice@a", "sip:alice@1", 7), 600, at(60));
+        let gone = users.close(id(1), at(100));
+        assert!(users.is_back(&gone[0], id(1), at(90).mono_ms, at(100)), "make before break");
+        let gone = users.close(id(2), at(100));
+        assert!(!users.is_back(&gone[0], id(2), at(90).mono_ms, at(100)), "another phone of hers");
+        register(&users, 4, &seen("alice@a", "sip:alice@1", 0), 600, at(70));
+        let gone = users.close(id(4), at(100));
+        assert!(!users.is_back(&gone[0], id(4), at(90).mono_ms, at(100)), "the other is older");
+
+        let subscriber = Seen { registers: false, ..seen("bob@a", "", 0) };
+        for (slot, second) in [(5, 1), (6, 50)] {
+            assert!(users.see(id(slot), &subscriber, at(second)));
+            users.confirm(id(slot), subscriber.aor, (Stay::Subscription(1), 600), None, at(second));
+        }
+        let gone = users.close(id(5), at(100));
+        assert!(!users.is_back(&gone[0], id(5), at(90).mono_ms, at(100)), "no Contact is nobody's");
     }
 
     #[test]

@@ -239,7 +239,7 @@ metrics! {
     CONNECTIONS_PER_PREFIX_LIMIT: Gauge Count "tidings_connections_per_prefix_limit" []
         "Most accepted connections of one /24 or /64; beyond it: cause prefix.";
     ACCEPTS_LIMIT: Gauge Count "tidings_accepts_per_second_limit" []
-        "Most connections accepted from one address in a second; beyond it: cause rate.";
+        "Most connections accepted from one IPv4 address or /64 in a second; beyond it: cause rate.";
     CONNECTION_SOURCES: Gauge Count "tidings_connection_sources" []
         "Addresses and prefixes whose connections are counted.";
     CONNECTION_QUEUED: Gauge Bytes "tidings_connection_queued_bytes" []

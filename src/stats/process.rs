@@ -93,8 +93,13 @@ numbers! {
         WebhookDropped => WEBHOOK_DROPPED;
         NotifySuccess => FLOW_NOTIFIES "success";
         NotifyFailed => FLOW_NOTIFIES "failed";
+        /// There was no room for it to wait its turn.
+        NotifyFull => FLOW_NOTIFIES "full";
         DeregisterSuccess => DEREGISTRATIONS "success";
         DeregisterFailed => DEREGISTRATIONS "failed";
+        DeregisterFull => DEREGISTRATIONS "full";
+        /// The user was back before its turn came.
+        DeregisterReturned => DEREGISTRATIONS "returned";
         KeepaliveCrlf => KEEPALIVES "crlf";
         KeepaliveOptions => KEEPALIVES "options";
         KeepalivesLate => KEEPALIVES_LATE;

@@ -308,7 +308,8 @@ fn hosts_of_browsers_are_never_looked_for() {
     }
 }
 
-/// SPEC 9.7: the time of a first message holds for the upgrade, that of a message for one in several frames.
+/// SPEC 9.7: the time of a first message holds for the upgrade, that of a message for each thing that was begun: an
+/// upgrade, a frame, a message in several.
 #[test]
 fn slow_ones_are_closed() {
     let times = "[connections]\nfirst_message = \"2s\"\nmessage_time = \"1s\"\n";
@@ -319,12 +320,20 @@ fn slow_ones_are_closed() {
     // It pings, which is no message.
     let mut pinging = Socket::open(scene.phones());
     pinging.send(&websocket::frame(0x89, b""));
-    for stream in [&mut silent, &mut slow] {
+    for stream in [&mut slow, &mut silent] {
         assert_eq!(stream.read(&mut [0; 64]).expect("the end"), 0);
     }
     assert_eq!(pinging.take().map(|frame| frame.first), Some(0x8a));
     pinging.expect_close(1001);
-    wait_closed(&scene, "first_message", 3.0);
+    wait_closed(&scene, "first_message", 2.0);
+    wait_closed(&scene, "message_time", 1.0);
+
+    let mut part = Socket::open(scene.phones());
+    part.send(&websocket::frame(0x89, b"ping"));
+    assert_eq!(part.take().map(|frame| frame.first), Some(0x8a));
+    part.send(&websocket::frame(0x89, b"ping")[..3]);
+    part.expect_close(1001);
+    wait_closed(&scene, "message_time", 2.0);
 
     let mut socket = Socket::open(scene.phones());
     socket.send(&websocket::message(options(&scene).as_bytes()));
@@ -338,7 +347,7 @@ fn slow_ones_are_closed() {
         }
     });
     socket.expect_close(1001);
-    wait_closed(&scene, "message_time", 1.0);
+    wait_closed(&scene, "message_time", 3.0);
     drop(socket.stream.shutdown(Shutdown::Both));
     dripping.join().expect("no panic");
 }

@@ -108,7 +108,7 @@ fn the_header_says_who_the_client_is() {
 fn who_must_say_it_must_and_who_may_not_may_not() {
     let mut layout = layout(139, "tcp", "udp");
     layout.listener = "proxy_protocol = [\"127.43.139.9\"]\n".into();
-    layout.more = "[connections]\nfirst_message = \"2s\"\n".into();
+    layout.more = "[connections]\nfirst_message = \"3s\"\nmessage_time = \"1s\"\n".into();
     // One that calls himself a backend would be taken for it.
     let scene = layout.start(&(one_pbx(139) + &rule("no", "", "reply = { code = 488, reason = \"No\" }")));
     let mut stranger = from(&scene, 8);
@@ -133,8 +133,10 @@ fn who_must_say_it_must_and_who_may_not_may_not() {
         assert!(!matches!(proxy.read(&mut [0; 64]), Ok(1..)));
         wait_closed(&scene, "proxy_header", number as f64 + 1.0);
     }
-    let mut silent = from_proxy(&scene);
-    silent.write_all(&SIGNATURE[..5]).expect("sent");
+    let (mut silent, mut slow) = (from_proxy(&scene), from_proxy(&scene));
+    slow.write_all(&SIGNATURE[..5]).expect("sent");
+    assert_eq!(slow.read(&mut [0; 64]).expect("the end"), 0);
+    wait_closed(&scene, "message_time", 1.0);
     assert_eq!(silent.read(&mut [0; 64]).expect("the end"), 0);
     wait_closed(&scene, "first_message", 1.0);
     // Who comes directly and says nothing is served.

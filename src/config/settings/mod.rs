@@ -194,7 +194,8 @@ pub struct ConnectionLimits {
     /// Bytes that may wait for one peer.
     pub output: usize,
     pub idle: Duration,
-    /// From the beginning of a connection to its first whole message, of a message from its first byte to its last.
+    /// From the beginning of a connection to its first whole message, of a message from its first byte to its last
+    /// (of a TLS record, a WebSocket's upgrade and a PROXY header too).
     pub first_message: Duration,
     pub message_time: Duration,
     /// Without the peer's taking anything while something waits for it.

@@ -1,24 +1,45 @@
 //! The bans in sets of nftables, so that the kernel may drop what banned sources send before it costs us anything. The sets
 //! and the rule that drops are the operator's; what is in the sets is ours: they are emptied at the start.
 //!
-//! One run of `nft` tells all that has changed, whole or not at all. Where that fails the sets are filled anew from the
-//! beginning, every ten seconds until it works.
+//! One run of `nft` tells all that has changed, whole or not at all, in bounded time. Where that fails the sets are filled
+//! anew from the beginning, every ten seconds until it works. Bans do not wait for it: it is turned beside their `watch`.
 
 use std::{
     collections::BTreeSet,
     fmt::Write as _,
-    io::Write as _,
+    io::{self, Read as _, Write as _},
     net::IpAddr,
-    process::{Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{Arc, mpsc},
+    time::Duration,
 };
 
-use super::{Router, written};
+use super::{EVERY, Router, written};
 use crate::{config::settings::NftSets, net, stats::ProcessCounter};
 
 /// After a failure, in milliseconds.
 const PAUSE_MS: u64 = 10_000;
+/// One that runs longer is killed.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is asked whether one has ended.
+const LOOK: Duration = Duration::from_millis(10);
+/// What is read of what one says, in bytes.
+const SAID: u64 = 4096;
 
-pub(super) struct Mirror {
+/// Follows the bans as long as the router lives.
+pub(super) async fn watch(router: Arc<Router>, sets: NftSets) {
+    let mut mirror = Mirror::new(sets);
+    let mut often = tokio::time::interval(EVERY);
+    often.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        often.tick().await;
+        if mirror.is_behind(&router) {
+            tokio::task::block_in_place(|| mirror.follow(&router));
+        }
+    }
+}
+
+struct Mirror {
     sets: NftSets,
     /// What the sets hold; `None` where nobody knows.
     held: Option<BTreeSet<IpAddr>>,
@@ -27,26 +48,29 @@ pub(super) struct Mirror {
 }
 
 impl Mirror {
-    pub fn new(sets: NftSets) -> Mirror {
+    fn new(sets: NftSets) -> Mirror {
         Mirror { sets, held: None, version: 0, not_before_ms: 0 }
     }
 
+    /// There is something to be told, and it may be tried.
+    fn is_behind(&self, router: &Router) -> bool {
+        let is_right = self.held.is_some() && self.version == router.shared.bans.version();
+        !is_right && net::now().mono_ms >= self.not_before_ms
+    }
+
     /// Makes the sets hold what is banned now.
-    pub fn follow(&mut self, router: &Router) {
+    fn follow(&mut self, router: &Router) {
         let (bans, now) = (&router.shared.bans, net::now());
         let version = bans.version();
-        if self.held.is_some() && version == self.version || now.mono_ms < self.not_before_ms {
-            return;
-        }
         let present: BTreeSet<IpAddr> = bans.list(now.unix_s).into_iter().map(|(ip, _)| ip).collect();
         let script = script(&self.sets, self.held.as_ref(), &present);
-        match tell(&script) {
+        match tell(Command::new("nft").args(["-f", "-"]), &script, PATIENCE) {
             Ok(()) => (self.held, self.version) = (Some(present), version),
             Err(error) => {
                 tracing::error!(%error, "the sets of nftables cannot be made to hold the bans");
                 router.process.add(ProcessCounter::BanMirrorFailures, 1);
                 self.held = None;
-                self.not_before_ms = now.mono_ms + PAUSE_MS;
+                self.not_before_ms = net::now().mono_ms + PAUSE_MS;
             }
         }
     }
@@ -77,21 +101,47 @@ fn script(sets: &NftSets, held: Option<&BTreeSet<IpAddr>>, present: &BTreeSet<Ip
     script
 }
 
-fn tell(script: &str) -> std::io::Result<()> {
+/// Has a program read `script`; an error where it does not take it, or not within `patience`.
+fn tell(program: &mut Command, script: &str, patience: Duration) -> io::Result<()> {
     if script.is_empty() {
         return Ok(());
     }
-    let mut nft =
-        Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    if let Some(mut stdin) = nft.stdin.take() {
-        stdin.write_all(script.as_bytes())?;
-    }
-    let output = nft.wait_with_output()?;
-    if output.status.success() {
+    let mut child = program.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let (pipes, script) = ((child.stdin.take(), child.stderr.take()), script.to_owned());
+    let (told, said) = mpsc::channel();
+    // Beside us: who neither reads nor ends holds up whoever talks to him.
+    std::thread::spawn(move || {
+        let (Some(mut stdin), Some(stderr)) = pipes else { return };
+        // Who does not hear all of it says why, or fails.
+        let _ = stdin.write_all(script.as_bytes());
+        drop(stdin);
+        let mut text = Vec::new();
+        let _ = stderr.take(SAID).read_to_end(&mut text);
+        let _ = told.send(text);
+    });
+    let status = end(&mut child, patience)?;
+    if status.success() {
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    Err(std::io::Error::other(said.lines().next().unwrap_or("nft failed").to_owned()))
+    let said = said.recv_timeout(patience).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said);
+    Err(io::Error::other(said.lines().next().unwrap_or("nft failed").to_owned()))
+}
+
+/// Waits for its end; kills it where that is too far.
+fn end(child: &mut Child, patience: Duration) -> io::Result<ExitStatus> {
+    let until_ms = net::now().mono_ms + patience.as_millis() as u64;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if net::now().mono_ms >= until_ms {
+            child.kill()?;
+            child.wait()?;
+            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no end within {patience:?}")));
+        }
+        std::thread::sleep(LOOK);
+    }
 }
 
 #[cfg(test)]
@@ -113,5 +163,33 @@ mod tests {
         assert_eq!(script(&sets, Some(&first), &of(&["192.0.2.1", "192.0.2.3"])), told);
         assert_eq!(script(&sets, Some(&first), &first), "");
         assert_eq!(script(&NftSets::default(), None, &first), "");
+    }
+
+    fn run(script: &str, told: &str, patience: Duration) -> io::Result<()> {
+        tell(Command::new("sh").args(["-c", script]), told, patience)
+    }
+
+    #[test]
+    fn what_a_run_comes_to() {
+        let (long, patience) = (format!("{}\n", "x".repeat(100)).repeat(10_000), Duration::from_secs(60));
+        assert!(run("test $(wc -c) = 1010000", &long, patience).is_ok(), "more than a pipe holds, whole");
+        let failed = run("cat >&2; exit 1", "no such set\nat all\n", patience);
+        assert_eq!(failed.map_err(|error| error.to_string()), Err("no such set".to_owned()));
+        let deaf = run("exec 0<&-; exit 2", &long, patience);
+        assert_eq!(deaf.map_err(|error| error.to_string()), Err("nft failed".to_owned()));
+        assert!(run("exit 1", "", patience).is_ok(), "nothing to be told");
+    }
+
+    /// One that waits for a lock of somebody who never lets go, and reads nothing.
+    #[test]
+    fn one_that_does_not_end_is_killed() {
+        let dir = std::env::temp_dir().join(format!("tidings-nft-{}", std::process::id()));
+        let long = "x\n".repeat(100_000);
+        let slow = format!("echo $$ >{}; exec sleep 600", dir.display());
+        let failed = run(&slow, &long, Duration::from_millis(500)).expect_err("it does not end");
+        assert_eq!(failed.kind(), io::ErrorKind::TimedOut);
+        let pid = std::fs::read_to_string(&dir).expect("it began");
+        std::fs::remove_file(&dir).expect("ours");
+        assert!(!std::path::Path::new("/proc").join(pid.trim()).exists(), "it is gone");
     }
 }

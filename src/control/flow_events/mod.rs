@@ -13,6 +13,7 @@ mod webhook;
 use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
+use tokio::sync::{Semaphore, mpsc};
 
 use self::{spool::Spool, webhook::Desk};
 use super::{
@@ -32,7 +33,8 @@ use crate::{
 const TURN: Duration = Duration::from_millis(100);
 /// Lines in the log of one second.
 const LINES: u32 = 10;
-/// NOTIFYs and REGISTERs that wait for their answer, so that other requests of ours have room.
+/// NOTIFYs and REGISTERs that wait for their answer, and of `own_requests` no more than half, so that other requests of
+/// ours have room. What is beyond it waits its turn.
 const ASKED: usize = 256;
 
 /// One event, as its receivers see it: JSON with these names.
@@ -70,12 +72,25 @@ struct Ended {
     due_ms: u64,
 }
 
+impl Pending {
+    fn is_back(&self, router: &Router, now: Now) -> bool {
+        let gone = &self.gone.gone;
+        router.shared.users.is_back(&self.user, gone.id, gone.heard_ms, now)
+    }
+}
+
 /// Who may come back yet, and where events go.
 pub struct FlowEvents {
     pending: Mutex<VecDeque<Pending>>,
     lines: Mutex<Lines>,
     desk: Option<Arc<Desk>>,
-    asked: Arc<tokio::sync::Semaphore>,
+}
+
+/// What is to be said by SIP, bounded as `live::Users` bounds what is known of a user.
+enum Saying {
+    /// With this body.
+    Notify(String),
+    Deregister(Pending),
 }
 
 impl FlowEvents {
@@ -98,12 +113,11 @@ impl FlowEvents {
                 Some(Arc::new(Desk::new(spool, hook.spool, process.clone())))
             }
         };
-        let asked = Arc::new(tokio::sync::Semaphore::new(ASKED));
-        Ok(FlowEvents { pending: Mutex::default(), lines: Mutex::default(), desk, asked })
+        Ok(FlowEvents { pending: Mutex::default(), lines: Mutex::default(), desk })
     }
 
     /// What has ended meanwhile, and whose time to come back is over: of all, where the router ends.
-    fn turn(&self, router: &Router, ends: bool, now: Now) -> Vec<(User, Event)> {
+    fn turn(&self, router: &Router, ends: bool, now: Now) -> Vec<(Pending, Event)> {
         let delay_ms = router.settings.flow_events.delay.as_millis() as u64;
         let mut pending = self.pending.lock();
         for mut gone in router.shared.news.take_gone() {
@@ -144,6 +158,8 @@ pub async fn watch(router: Arc<Router>) {
     {
         tracing::warn!(pool = %name, "[flow_events] notify: the table has no such pool; until it has, nobody is notified");
     }
+    let (sayings, waiting) = mpsc::channel(router.settings.limits.news);
+    tokio::spawn(say_in_turn(router.clone(), waiting));
     let mut turn = tokio::time::interval(TURN);
     turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -151,15 +167,15 @@ pub async fn watch(router: Arc<Router>) {
         let now = net::now();
         router.own.turn(&router.shared.news, now);
         for (user, event) in router.flow_events.turn(&router, false, now) {
-            tell(&router, user, &event);
+            tell(&router, user, &event, &sayings);
         }
     }
 }
 
 /// The event of a user who is not back.
-fn lost(router: &Router, Pending { user, gone }: Pending, now: Now) -> Option<(User, Event)> {
-    let gone = &gone.gone;
-    if router.shared.users.is_back(&user, gone.id, gone.heard_ms, now) {
+fn lost(router: &Router, pending: Pending, now: Now) -> Option<(Pending, Event)> {
+    let (user, gone) = (&pending.user, &pending.gone.gone);
+    if pending.is_back(router, now) {
         router.process.add(ProcessCounter::FlowEventsReturned, 1);
         return None;
     }
@@ -177,7 +193,7 @@ fn lost(router: &Router, Pending { user, gone }: Pending, now: Now) -> Option<(U
         reason: gone.reason,
         duration: gone.at.mono_ms.saturating_sub(gone.opened_ms) as f64 / 1000.0,
     };
-    Some((user, event))
+    Some((pending, event))
 }
 
 fn json(event: &Event) -> String {
@@ -185,36 +201,52 @@ fn json(event: &Event) -> String {
     serde_json::to_string(event).unwrap_or_default()
 }
 
-/// By SIP, as far as is asked for.
-fn tell(router: &Arc<Router>, user: User, event: &Event) {
+/// By SIP, as far as is asked for. What there is no room for is not said.
+fn tell(router: &Router, pending: Pending, event: &Event, sayings: &mpsc::Sender<Saying>) {
     let settings = &router.settings.flow_events;
-    if let Some(to) = settings.notify.clone() {
-        let body = json(event);
-        let counters = [ProcessCounter::NotifySuccess, ProcessCounter::NotifyFailed];
-        ask(router, counters, move |router| async move { notify(&router, &to, &body).await });
+    if settings.notify.is_some() && sayings.try_send(Saying::Notify(json(event))).is_err() {
+        router.process.add(ProcessCounter::NotifyFull, 1);
     }
-    if settings.deregister && user.is_registered() {
-        let counters = [ProcessCounter::DeregisterSuccess, ProcessCounter::DeregisterFailed];
-        ask(router, counters, move |router| async move { deregister(&router, &user).await });
+    if settings.deregister
+        && pending.user.is_registered()
+        && sayings.try_send(Saying::Deregister(pending)).is_err()
+    {
+        router.process.add(ProcessCounter::DeregisterFull, 1);
     }
 }
 
-/// Runs a request of ours beside all else, and counts what became of it. What there is no room for has failed.
-fn ask<F: Future<Output = Option<Outcome>> + Send>(
-    router: &Arc<Router>,
-    [success, failed]: [ProcessCounter; 2],
-    ask: impl FnOnce(Arc<Router>) -> F + Send + 'static,
-) {
-    let Ok(permit) = router.flow_events.asked.clone().try_acquire_owned() else {
-        return router.process.add(failed, 1);
-    };
-    let router = router.clone();
-    tokio::spawn(async move {
-        let _permit = permit;
-        let outcome = ask(router.clone()).await;
-        let good = matches!(outcome, Some(Outcome::Answered(200..=299)));
-        router.process.add(if good { success } else { failed }, 1);
-    });
+/// Says what waits, in its order, so many at a time as may wait for their answers.
+async fn say_in_turn(router: Arc<Router>, mut waiting: mpsc::Receiver<Saying>) {
+    let most = ASKED.min(router.settings.limits.own_requests / 2).max(1);
+    let asked = Arc::new(Semaphore::new(most));
+    while let Some(saying) = waiting.recv().await {
+        // Nobody closes it.
+        let Ok(permit) = asked.clone().acquire_owned().await else { return };
+        let router = router.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            router.process.add(say(&router, saying).await, 1);
+        });
+    }
+}
+
+/// Says one thing; gives what became of it.
+async fn say(router: &Router, saying: Saying) -> ProcessCounter {
+    let is_good = |outcome| matches!(outcome, Some(Outcome::Answered(200..=299)));
+    match saying {
+        Saying::Notify(body) => match &router.settings.flow_events.notify {
+            Some(to) if is_good(notify(router, to, &body).await) => ProcessCounter::NotifySuccess,
+            _ => ProcessCounter::NotifyFailed,
+        },
+        // Who came back while it waited may have the same Contact.
+        Saying::Deregister(pending) if pending.is_back(router, net::now()) => {
+            ProcessCounter::DeregisterReturned
+        }
+        Saying::Deregister(pending) if is_good(deregister(router, &pending.user).await) => {
+            ProcessCounter::DeregisterSuccess
+        }
+        Saying::Deregister(_) => ProcessCounter::DeregisterFailed,
+    }
 }
 
 /// `None`: there is nobody to be asked.

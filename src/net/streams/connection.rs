@@ -69,7 +69,7 @@ pub struct Connection {
     sent: usize,
     pub opened_ms: u64,
     pub heard_ms: u64,
-    /// When the incomplete message began (on a WebSocket its first frame), or the handshake.
+    /// When what is incomplete began (of a message its first byte or frame, or the TLS record of that), or the handshake.
     partial_ms: u64,
     /// When the peer last took anything, while output waits; when the end began.
     stuck_ms: u64,
@@ -163,7 +163,7 @@ impl Connection {
             return brought;
         }
         if self.stage == Stage::Introduction {
-            return self.read_introduction(buffer);
+            return self.read_introduction(buffer, now_ms);
         }
         if !self.looked && self.stage == Stage::Handshake {
             self.looked = true;
@@ -172,7 +172,13 @@ impl Connection {
                 return brought;
             }
         }
-        let (n, more) = match self.pipe.read(buffer) {
+        let was_incomplete = self.is_incomplete();
+        let outcome = self.pipe.read(buffer);
+        // The records of a handshake buy it no time.
+        if !was_incomplete && self.stage != Stage::Handshake && self.pipe.is_mid_record() {
+            self.partial_ms = now_ms;
+        }
+        let (n, more) = match outcome {
             Ok(taken) if taken.bytes == 0 => {
                 // TLS took what came, or it is the end.
                 self.ready = taken.more;
@@ -214,7 +220,7 @@ impl Connection {
         self.broken = false;
         let all = taken == bytes.len();
         let same = was_under_way && self.is_under_way() && !brought.complete;
-        if (!all && whole || taken > 0) && !same {
+        if (taken > 0 || !was_incomplete) && !same {
             self.partial_ms = now_ms;
         }
         if brought.end.is_some() || all {
@@ -230,7 +236,7 @@ impl Connection {
     }
 
     /// Reads what a proxy says, and not a byte beyond it: TLS may begin there.
-    fn read_introduction(&mut self, buffer: &mut [u8]) -> Brought {
+    fn read_introduction(&mut self, buffer: &mut [u8], now_ms: u64) -> Brought {
         let mut brought = Brought::nothing();
         loop {
             let missing = match proxy::read(&self.partial) {
@@ -251,7 +257,12 @@ impl Connection {
                     brought.end = Some(Reason::Peer);
                     return brought;
                 }
-                Ok(taken) => self.partial.extend_from_slice(&buffer[..taken.bytes]),
+                Ok(taken) => {
+                    if self.partial.is_empty() {
+                        self.partial_ms = now_ms;
+                    }
+                    self.partial.extend_from_slice(&buffer[..taken.bytes]);
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.ready = false;
                     return brought;
@@ -268,6 +279,11 @@ impl Connection {
     /// A message in several frames is not complete.
     fn is_under_way(&self) -> bool {
         self.websocket.as_ref().is_some_and(|session| session.is_under_way())
+    }
+
+    /// The peer has begun something that it has to end in time: a message, and what comes before one or around it.
+    fn is_incomplete(&self) -> bool {
+        !self.partial.is_empty() || self.is_under_way() || self.pipe.is_mid_record()
     }
 
     /// The same of a WebSocket, or of one that is to become one.
@@ -483,17 +499,14 @@ impl Connection {
             Stage::Connecting => return (self.opened_ms + limits.connect_ms, Reason::ConnectTime),
             Stage::Ending(reason) => return (self.stuck_ms + FAREWELL_MS, reason),
             Stage::Handshake => return (self.partial_ms + limits.handshake_ms, Reason::HandshakeTime),
-            Stage::Introduction | Stage::Upgrade => {
-                return (self.opened_ms + limits.first_message_ms, Reason::FirstMessage);
-            }
-            Stage::Open => {}
+            Stage::Introduction | Stage::Upgrade | Stage::Open => {}
         }
         let mut due = if self.spoken || self.dialed {
             (self.heard_ms + limits.idle_ms, Reason::Idle)
         } else {
             (self.opened_ms + limits.first_message_ms, Reason::FirstMessage)
         };
-        if !self.partial.is_empty() || self.is_under_way() {
+        if self.is_incomplete() {
             due = due.min((self.partial_ms + limits.message_ms, Reason::MessageTime));
         }
         if !self.output.is_empty() {

@@ -81,6 +81,11 @@ impl Pipe {
         self.tls.as_ref().is_some_and(|tls| tls.wants_write())
     }
 
+    /// A part of a TLS record has come, which says nothing yet.
+    pub fn is_mid_record(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.is_mid_record())
+    }
+
     /// Says goodbye where TLS has words for it; the socket stays as it is.
     pub fn take_leave(&mut self) {
         if let Some(tls) = &mut self.tls {

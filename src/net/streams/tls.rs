@@ -33,6 +33,22 @@ pub struct Session {
     failed: bool,
     /// What ended a read that had brought something: told by the next.
     pending: Option<io::Error>,
+    records: Records,
+}
+
+/// Where in a record what has come ends (RFC 8446 5.1): rustls does not tell.
+#[derive(Default)]
+struct Records {
+    /// Bytes of a header that is not whole: type, version, length.
+    header: u8,
+    /// Bytes of the body that are to come; while the header is not whole, what of the length has.
+    missing: u16,
+}
+
+/// The socket, as rustls reads it.
+struct Tap<'a> {
+    socket: &'a mut TcpStream,
+    records: &'a mut Records,
 }
 
 /// Why TLS failed (the label of a counter).
@@ -67,7 +83,7 @@ impl Session {
 
     fn of(mut tls: Connection) -> Session {
         tls.set_buffer_limit(Some(2 * CHUNK));
-        Session { tls, under_way: 0, open: false, failed: false, pending: None }
+        Session { tls, under_way: 0, open: false, failed: false, pending: None, records: Records::default() }
     }
 
     pub fn is_open(&self) -> bool {
@@ -89,7 +105,7 @@ impl Session {
             if bytes == buffer.len() {
                 return Ok(Taken { bytes, more: true });
             }
-            match self.tls.read_tls(socket) {
+            match self.tls.read_tls(&mut Tap { socket, records: &mut self.records }) {
                 Ok(0) if bytes > 0 => return Ok(Taken { bytes, more: true }),
                 Ok(0) => return Ok(Taken { bytes, more: false }),
                 Ok(_) => {}
@@ -181,6 +197,11 @@ impl Session {
         Ok(true)
     }
 
+    /// A part of a record has come, and its end has not.
+    pub fn is_mid_record(&self) -> bool {
+        self.records.is_inside()
+    }
+
     pub fn wants_write(&self) -> bool {
         self.tls.wants_write()
     }
@@ -191,6 +212,38 @@ impl Session {
             self.tls.send_close_notify();
         }
         self.flush(socket).map(drop)
+    }
+}
+
+impl Records {
+    fn pass(&mut self, mut bytes: &[u8]) {
+        while let Some(&first) = bytes.first() {
+            if self.header == 0 && self.missing > 0 {
+                let body = bytes.len().min(self.missing.into());
+                self.missing -= body as u16;
+                bytes = &bytes[body..];
+                continue;
+            }
+            match self.header {
+                3 => self.missing = u16::from(first) << 8,
+                4 => self.missing |= u16::from(first),
+                _ => {}
+            }
+            self.header = (self.header + 1) % 5;
+            bytes = &bytes[1..];
+        }
+    }
+
+    fn is_inside(&self) -> bool {
+        self.header > 0 || self.missing > 0
+    }
+}
+
+impl Read for Tap<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let bytes = self.socket.read(buffer)?;
+        self.records.pass(&buffer[..bytes]);
+        Ok(bytes)
     }
 }
 
@@ -256,4 +309,24 @@ pub fn fault_of(error: &io::Error) -> Option<Fault> {
         },
         _ => Fault::Other,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 8446 5.1, however the bytes are cut.
+    #[test]
+    fn a_record_is_seen_to_begin_and_to_end() {
+        let records = [&[23, 3, 3, 1, 2][..], &[7; 258], &[23, 3, 3, 0, 0], &[21, 3, 3, 0, 2, 1, 0]];
+        let (bytes, ends) = (records.concat(), [263, 268, 275]);
+        for cut in 1..bytes.len() {
+            let mut seen = Records::default();
+            for (at, part) in bytes.chunks(cut).enumerate() {
+                seen.pass(part);
+                let so_far = at * cut + part.len();
+                assert_eq!(seen.is_inside(), !ends.contains(&so_far), "{so_far} bytes, {cut} at a time");
+            }
+        }
+    }
 }
