@@ -164,8 +164,10 @@ fn handshakes_that_are_never_ended() {
     crowd.go_on();
     assert!(closed(&scene, "handshakes") > 1_000.0, "it goes on all the time");
     attack.finish();
+    // They go on coming, and a client is done with a handshake before its server.
+    let came = crowd.handshakes();
     let made = metric(&scene, "tidings_tls_handshakes_total", &[("role", "accepted")]);
-    assert!(made >= crowd.handshakes() as f64 && crowd.handshakes() >= 3 * COMERS as u64, "{made}");
+    assert!(made + 1.0 >= came as f64 && came >= 3 * COMERS as u64, "{made} of {came}");
     crowd.finish();
 }
 
