@@ -200,3 +200,16 @@ fn a_call_is_known_without_a_token() {
     rig.now.mono_ms += 100_000;
     is_shed(&rig.ask("BYE", USER, ("call", "there"), ""));
 }
+
+/// An INVITE that was let through is not refused when it comes again: it rings there.
+#[test]
+fn a_retransmitted_invite_is_nothing_new() {
+    let mut rig = Rig::new();
+    goes_on(&rig.ask("INVITE", USER, ("call", ""), ""));
+    rig.behind(true);
+    goes_on(&rig.ask("INVITE", USER, ("call", ""), ""));
+    is_shed(&rig.ask("INVITE", "sip:another@example.org", ("call", ""), ""));
+    is_shed(&rig.ask("OPTIONS", &format!("sip:{ROUTER}"), ("us", ""), ""));
+    rig.now.mono_ms += 400_000;
+    is_shed(&rig.ask("INVITE", USER, ("call", ""), ""));
+}

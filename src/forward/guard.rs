@@ -8,7 +8,7 @@ use super::{Proxy, Turn, hop::Refused, request::Request, routes::Tokens};
 use crate::{
     live::{Cause, Verdict},
     stats::Counter,
-    wire::{Essentials, HeaderId, Method, Reason, Uri, View, name::same_name},
+    wire::{HeaderId, Method, Reason, Uri, View, name::same_name},
 };
 
 /// What stands against a peer.
@@ -40,36 +40,47 @@ impl Proxy {
     /// Takes one from what a client may begin. What a token of ours or a pin proves to belong to something is free; a To
     /// tag proves nothing.
     pub(super) fn may_begin(&mut self, request: &Request<'_>) -> Result<(), Refused> {
-        let belongs = |request: &Request<'_>| {
-            matches!(request.routes.tokens, Tokens::Route(_))
-                || request.is_cancel_or_ack() && self.pins.find(request.pin_key(), request.turn.now).is_some()
-        };
-        if request.turn.guard != Guard::Limited || belongs(request) {
+        if matches!(request.routes.tokens, Tokens::Route(_)) {
             return Ok(());
         }
-        if self.shedding && self.only_claims(request) {
-            if request.method == Method::Ack {
-                return Err(Reason::OverloadSilence.into());
-            }
-            return Err(later(request.turn, request.method, Reason::Overload, Reason::OverloadSilence));
+        let asks_pin = self.shedding || request.is_cancel_or_ack();
+        let pinned = asks_pin && self.pins.find(request.pin_key(), request.turn.now).is_some();
+        if self.shedding && !pinned && self.sheds(request) {
+            return Err(match request.method {
+                Method::Ack => Reason::OverloadSilence.into(),
+                method => later(request.turn, method, Reason::Overload, Reason::OverloadSilence),
+            });
+        }
+        if pinned && request.is_cancel_or_ack() {
+            return Ok(());
         }
         self.may_ask(request.turn, &request.routes.uri, request.method)
     }
 
-    /// Says that it belongs to something, and nothing proves it: a flood would write To tags, too.
-    fn only_claims(&mut self, request: &Request<'_>) -> bool {
+    /// While the core is behind: what is new, and of a client's what only says that it belongs to something, for a flood would
+    /// write To tags, too (SPEC 10). A retransmitted INVITE has its pin; a refresh of a publication is nothing new.
+    fn sheds(&mut self, request: &Request<'_>) -> bool {
         let claims = request.essentials.to_tag.is_some() || request.is_cancel_or_ack();
+        let refreshes =
+            request.method == Method::Publish && request.view.first(HeaderId::SipIfMatch).is_some();
         // Whoever keeps the route set (RFC 3261 12.1) has a token. Who does not, or was given none by the table, loses most
         // where a BYE is lost, and of calls there is a record. A subscription of his begins anew; an ACK without a pin is
         // that of a 503 of ours, and would burden a backend.
-        claims
-            && !self.has_call(request)
-            && !self.is_urgent(request.turn, request.view, &request.routes.uri, request.method)
+        let goes_on = refreshes || claims && (request.turn.guard != Guard::Limited || self.has_call(request));
+        !goes_on && !self.is_urgent(request.turn, request.view, &request.routes.uri, request.method)
     }
 
-    /// The same for what is no request to be forwarded. A call for help is never refused; a Resource-Priority, which anybody can
-    /// write, spares nobody his own limit.
-    pub(super) fn may_ask(&mut self, turn: &Turn<'_>, uri: &Uri<'_>, method: Method) -> Result<(), Refused> {
+    /// For an OPTIONS to ourselves.
+    pub(super) fn may_ask_us(&mut self, turn: &Turn<'_>, uri: &Uri<'_>) -> Result<(), Refused> {
+        if self.shedding {
+            return Err(later(turn, Method::Options, Reason::Overload, Reason::OverloadSilence));
+        }
+        self.may_ask(turn, uri, Method::Options)
+    }
+
+    /// Takes one from what its source may begin. A call for help is never refused; a Resource-Priority, which anybody can write,
+    /// spares nobody his own limit.
+    fn may_ask(&mut self, turn: &Turn<'_>, uri: &Uri<'_>, method: Method) -> Result<(), Refused> {
         if turn.guard != Guard::Limited {
             return Ok(());
         }
@@ -82,24 +93,6 @@ impl Proxy {
             return Err(Reason::SourceFlood.into());
         }
         Err(later(turn, method, Reason::SourceRate, Reason::SourceFlood))
-    }
-
-    /// While the core is behind: nothing new (SPEC 10). A refresh of a publication is nothing new. What says that it belongs
-    /// to something has to prove it once its Routes are read (`may_begin`).
-    pub(super) fn sheds(
-        &self,
-        turn: &Turn<'_>,
-        view: &View<'_>,
-        essentials: &Essentials<'_>,
-        uri: &Uri<'_>,
-        method: Method,
-    ) -> Option<Refused> {
-        let goes_on = !self.shedding
-            || essentials.to_tag.is_some()
-            || matches!(method, Method::Ack | Method::Cancel)
-            || method == Method::Publish && view.first(HeaderId::SipIfMatch).is_some()
-            || self.is_urgent(turn, view, uri, method);
-        (!goes_on).then(|| later(turn, method, Reason::Overload, Reason::OverloadSilence))
     }
 
     /// A call for help, or what has a priority which nobody takes away (`strip` in `[trust]`).

@@ -74,16 +74,13 @@ impl Proxy {
         if view.first(HeaderId::ProxyRequire).is_some() {
             return Err(Reason::ProxyRequire.into());
         }
-        if let Some(refused) = self.sheds(turn, view, essentials, &uri, method) {
-            return Err(refused);
-        }
         let package = event(view, method)?;
         let local = turn.arrival.local;
         let to_us =
             || uri.is_sip() && uri.user.is_none() && setup.names.is_us(uri.host.host, uri.host.port, local);
         let routes = Routes::read(view, essentials, method, uri, setup, local, source.is_backend())?;
         if method == Method::Options && !routes.repaired && routes.next.is_none() && to_us() {
-            self.may_ask(turn, &uri, method)?;
+            self.may_ask_us(turn, &uri)?;
             if turn.table.pools.all_down() {
                 return Err(Refused { reason: Reason::NoBackend, retry: Some(NO_BACKEND_RETRY_S) });
             }
