@@ -19,7 +19,7 @@ use std::{
 
 use rig::{
     Kamailio, Party, Process, http,
-    message::unique,
+    message::{Request, unique},
     pki::authority,
     scene::{Layout, Scene, one_pbx},
     text, wait_for,
@@ -292,7 +292,8 @@ fn each_end_of_a_connection_is_one_event_for_each_user() {
 /// None for who said goodbye, by whichever connection, nor for who is back, before or after the end.
 #[test]
 fn a_goodbye_or_a_return_makes_no_event() {
-    let scene = layout(121, "").start(&one_pbx(121));
+    let datagrams = "[[listen]]\nname = \"datagrams\"\ntransport = \"udp\"\naddress = \"127.40.121.1:5060\"\nside = \"clients\"\n";
+    let scene = layout(121, datagrams).start(&one_pbx(121));
     let (pbx, receiver) = (scene.pbx(1), receiver(121));
     let ended = "Contact: <sip:nobody@example.com>;expires=60\r\n";
 
@@ -340,7 +341,20 @@ fn a_goodbye_or_a_return_makes_no_event() {
     }
     ping(&mut before);
     drop(before);
-    until(&scene, "tidings_flow_events_total", "returned", 3.0);
+    // Comes back over UDP.
+    let mut before = Phone::call(&scene);
+    before.register(&scene, &pbx, "plain");
+    drop(before);
+    let party = Party::bind("127.40.121.31:5060");
+    let lines = format!("Contact: <sip:plain@{}>\r\n", party.address);
+    let register = Request::new("REGISTER", "sip:example.com", &party)
+        .with("To", "<sip:plain@example.com>")
+        .with("Contact", &format!("<sip:plain@{}>", party.address));
+    party.send(scene.phones(), register.text());
+    let got = pbx.expect("REGISTER ");
+    pbx.answer(scene.pbxs(), &got, "200 OK", &unique(), &lines);
+    party.expect("SIP/2.0 200");
+    until(&scene, "tidings_flow_events_total", "returned", 4.0);
 
     // Two phones of one user: the other one is no return.
     let mut one = Phone::call(&scene);

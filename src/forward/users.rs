@@ -2,7 +2,7 @@
 //! on them, answers to requests of our own (3.6, last sentence).
 //!
 //! A client's REGISTER, SUBSCRIBE or PUBLISH on a stream is seen when it leaves, its 2xx confirms its user (`live::users`).
-//! Of datagram flows nothing is remembered: they have no end that could be seen.
+//! Of datagram flows, which have no end that could be seen, only REGISTER counts: who lost a connection is back by it.
 
 use super::{
     Proxy, Turn,
@@ -20,10 +20,13 @@ use crate::{
     },
 };
 
-/// The connection that a client's flow is.
-fn connection(flow: Flow, setup: &Setup) -> Option<FlowId> {
+/// By what the users of a client's flow are remembered.
+fn place(flow: Flow, method: Method, setup: &Setup, shared: &Shared) -> Option<FlowId> {
     match flow {
         Flow::Stream { id, .. } if (id.router, id.boot) == (setup.router, setup.boot) => Some(id),
+        Flow::Datagram { listener, peer, .. } if method == Method::Register => {
+            Some(shared.users.datagram(listener, peer))
+        }
         _ => None,
     }
 }
@@ -46,7 +49,7 @@ impl Proxy {
         {
             return;
         }
-        let Some(id) = connection(request.flow(), request.setup) else { return };
+        let Some(id) = place(request.flow(), method, request.setup, request.turn.shared) else { return };
         if write_aor(method, request.essentials, request.setup, &mut self.text).is_none() {
             return;
         }
@@ -83,14 +86,17 @@ impl Proxy {
             }
             _ => return,
         };
-        let Some(id) = connection(token.back, turn.setup).filter(|_| !token.from_backend) else { return };
+        let Some(id) = place(token.back, essentials.method, turn.setup, turn.shared) else { return };
+        if token.from_backend {
+            return;
+        }
         if write_aor(essentials.method, essentials, turn.setup, &mut self.text).is_some() {
             turn.shared.users.confirm(id, &self.text, (stay, granted), None, turn.now);
         }
     }
 
-    /// Writes the AOR of a 2xx to REGISTER into `text` where it can be read, and gives the connection by which its client
-    /// came, if any. `None`: nobody is to be remembered or forgotten.
+    /// Writes the AOR of a 2xx to REGISTER into `text` where it can be read, and gives by what the users of its client's
+    /// flow are remembered, if at all. `None`: nobody is to be remembered or forgotten.
     pub(super) fn registered_on(
         &mut self,
         turn: &Turn<'_>,
@@ -98,7 +104,7 @@ impl Proxy {
         token: &ViaToken,
     ) -> Option<Option<FlowId>> {
         write_aor(Method::Register, essentials, turn.setup, &mut self.text)?;
-        Some(connection(token.back, turn.setup))
+        Some(place(token.back, Method::Register, turn.setup, turn.shared))
     }
 }
 

@@ -1,8 +1,9 @@
 //! Who is on a stream connection (SPEC 9.9): the AORs whose REGISTER, SUBSCRIBE or PUBLISH came by it and met with a 2xx.
 //!
 //! `forward` sees a user in his request and confirms him by its 2xx; when the connection ends it takes those who are still
-//! there. A datagram flow has no end that could be seen, so nothing is remembered of those. Bounded for each connection and
-//! in all; what is beyond it is not remembered, and counted. A refresh allocates nothing. Time comes in.
+//! there. A datagram flow has no end that could be seen: of those only registrations are remembered, for who comes back by
+//! one. Bounded for each flow and in all; what is beyond it is not remembered, and counted. A refresh allocates nothing.
+//! Time comes in.
 //!
 //! A connection's users stand in the shard of its id, the connections of an AOR in the shard of that; never two locks at once.
 
@@ -25,6 +26,8 @@ const MOST_STAYS: usize = 64;
 const LONGEST_AOR: usize = 256;
 const LONGEST_CONTACT: usize = 512;
 const SHARDS: usize = 64;
+/// Slots of connections are below it.
+const DATAGRAM: u32 = 1 << 31;
 
 /// What keeps a user on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +98,8 @@ pub struct Users {
     /// Shards that the sweep has seen.
     swept: AtomicUsize,
     count: AtomicUsize,
+    /// Of `count` those on datagram flows.
+    datagrams: AtomicUsize,
 }
 
 impl Users {
@@ -108,6 +113,19 @@ impl Users {
             capacity,
             swept: Default::default(),
             count: Default::default(),
+            datagrams: Default::default(),
+        }
+    }
+
+    /// By what the users of a datagram flow are remembered: no connection has such an id.
+    pub fn datagram(&self, listener: u16, peer: SocketAddr) -> FlowId {
+        let [a, b, c, d, e, f, g, h] = self.seeds.hash_one((listener, peer)).to_le_bytes();
+        FlowId {
+            router: a,
+            boot: u16::from_le_bytes([b, c]),
+            core: d,
+            slot: DATAGRAM | u32::from_le_bytes([e, f, 0, 0]),
+            generation: u16::from_le_bytes([g, h]),
         }
     }
 
@@ -134,9 +152,12 @@ impl Users {
         }
         let mut ended = Vec::new();
         if users.len() >= self.per_connection {
-            self.prune(users, now, &mut ended);
+            self.prune(id, users, now, &mut ended);
         }
-        let room = users.len() < self.per_connection && self.count.load(Relaxed) < self.capacity;
+        // They leave half for connections.
+        let datagrams_full = is_datagram(id) && self.datagrams.load(Relaxed) >= self.capacity / 2;
+        let room =
+            users.len() < self.per_connection && self.count.load(Relaxed) < self.capacity && !datagrams_full;
         if room {
             users.push(User {
                 aor: seen.aor.to_vec(),
@@ -147,6 +168,7 @@ impl Users {
                 ..User::default()
             });
             self.count.fetch_add(1, Relaxed);
+            self.datagrams.fetch_add(is_datagram(id).into(), Relaxed);
         } else if users.is_empty() {
             shard.remove(&id);
         }
@@ -267,7 +289,7 @@ impl Users {
         let mut ended: Vec<(Vec<u8>, FlowId)> = Vec::new();
         self.flows[at].lock().retain(|id, users| {
             let mut aors = Vec::new();
-            self.prune(users, now, &mut aors);
+            self.prune(*id, users, now, &mut aors);
             ended.extend(aors.into_iter().map(|aor| (aor, *id)));
             !users.is_empty()
         });
@@ -277,7 +299,7 @@ impl Users {
     }
 
     /// Takes those out whose time is over; gives the AORs that have a place.
-    fn prune(&self, users: &mut SmallVec<[User; 1]>, now: Now, ended: &mut Vec<Vec<u8>>) {
+    fn prune(&self, id: FlowId, users: &mut SmallVec<[User; 1]>, now: Now, ended: &mut Vec<Vec<u8>>) {
         let before = users.len();
         users.retain(|user| {
             let over = user.is_over(now);
@@ -287,6 +309,9 @@ impl Users {
             !over
         });
         self.count.fetch_sub(before - users.len(), Relaxed);
+        if is_datagram(id) {
+            self.datagrams.fetch_sub(before - users.len(), Relaxed);
+        }
     }
 
     /// Users that are remembered (gauge).
@@ -320,6 +345,10 @@ impl Users {
             shard.remove(&key);
         }
     }
+}
+
+fn is_datagram(id: FlowId) -> bool {
+    id.slot & DATAGRAM != 0
 }
 
 #[cfg(test)]
@@ -419,6 +448,21 @@ mod tests {
         assert!(!users.is_back(&gone[0], id(3), at(40).mono_ms, at(100)), "another instance");
         register(&users, 5, &seen("bob@a", "sip:bob@1", 7), 600, at(60));
         assert!(users.is_back(&gone[0], id(3), at(90).mono_ms, at(100)), "the same instance");
+    }
+
+    /// What registers by datagrams leaves half of the room to connections, and gives its own back.
+    #[test]
+    fn datagram_flows_have_half_of_the_room() {
+        let users = Users::new(4, 4);
+        let flow = |port: u16| users.datagram(1, SocketAddr::from(([192, 0, 2, 1], port)));
+        assert!(flow(1) == flow(1) && flow(1) != flow(2) && is_datagram(flow(1)) && !is_datagram(id(1)));
+        let alice = seen("alice@a", "sip:alice@1", 0);
+        for (port, room) in [(1, true), (2, true), (3, false), (1, true)] {
+            assert_eq!(users.see(flow(port), &alice, at(1)), room, "{port}");
+        }
+        assert!(users.see(id(1), &alice, at(1)) && users.see(id(2), &alice, at(1)));
+        (0..SHARDS).for_each(|_| users.sweep(at(100)));
+        assert!(users.is_empty() && users.datagrams.load(Relaxed) == 0);
     }
 
     /// RFC 3261 10.2.4: the same Contact is the same binding, which a newer connection has taken over.

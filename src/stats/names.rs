@@ -137,7 +137,7 @@ metrics! {
     CONNECTION_USERS: Gauge Count "tidings_connection_users" []
         "Users that are remembered of stream connections, each counted once for each connection.";
     CONNECTION_USERS_LIMIT: Gauge Count "tidings_connection_users_limit" []
-        "Room for users of stream connections.";
+        "Room for users of stream connections, and half of it for registrations over UDP.";
     CONNECTION_USERS_EACH_LIMIT: Gauge Count "tidings_connection_users_each_limit" []
         "Room for users of one connection.";
     CONNECTION_USERS_DROPPED: Counter Count "tidings_connection_users_dropped_total" []
