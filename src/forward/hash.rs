@@ -1,43 +1,47 @@
 //! The hashes of a stateless proxy: transaction, branch and loop (SPEC 3.6, 4.5; RFC 3261 16.11, RFC 5393 4.2.2).
 //!
-//! What a peer must not be able to collide with another's is keyed: the transaction by SipHash-1-3 under the signing key, and
-//! the branch through it. The loop hash only has to notice our own messages and is plain.
+//! What a peer must not be able to collide with another's is keyed, by SipHash-1-3 under the signing key: the request, and
+//! transaction, branch and passage through it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::wire::{Essentials, token::Ring};
 
-/// The hash of a transaction: Call-ID, From tag and source, the key of pins, and what a branch begins with. `text` is
-/// scratch.
-pub fn transaction(ring: &Ring, essentials: &Essentials<'_>, peer: SocketAddr, text: &mut Vec<u8>) -> u64 {
+/// A request by its Call-ID, From tag and source address: what the hashes of its transaction and its passage begin with.
+/// `text` is scratch.
+pub fn request(ring: &Ring, essentials: &Essentials<'_>, source: IpAddr, text: &mut Vec<u8>) -> u64 {
     text.clear();
     part(text, essentials.call_id);
     part(text, essentials.from_tag);
-    match peer.ip() {
+    match source {
         IpAddr::V4(ip) => text.extend_from_slice(&ip.octets()),
         IpAddr::V6(ip) => text.extend_from_slice(&ip.octets()),
     }
-    text.extend_from_slice(&peer.port().to_be_bytes());
     ring.hash(text)
 }
 
+/// The hash of a transaction, the key of pins, and what a branch begins with: that of the request and its source's port, which
+/// tells those of one address apart.
+///
+/// Both halves of a product by the secret hash: what another port makes of it cannot be foretold. A sum could be, and who
+/// chooses CSeq and sent-by would meet the branch of another behind his NAT.
+pub fn transaction(request: u64, port: u16) -> u64 {
+    const ODD: u128 = 0x9e37_79b9_7f4a_7c15;
+    let product = u128::from(request).wrapping_mul(ODD + 2 * u128::from(port));
+    product as u64 ^ (product >> 64) as u64
+}
+
 /// The hash of a loop: what makes a second pass a loop and not a spiral, nothing that an ACK or a CANCEL adds or lacks.
-/// Each part is hashed under the hash of those before it.
+/// Each part is hashed under the hash of those before it. Not the source's port: a connection to us has another each time.
 pub fn passage<'a>(
+    request: u64,
     essentials: &Essentials<'_>,
-    source: IpAddr,
     ruri: &[u8],
     routes: impl Iterator<Item = &'a [u8]>,
 ) -> u32 {
-    let source = match source {
-        IpAddr::V4(ip) => ip.to_bits().into(),
-        IpAddr::V6(ip) => ip.to_bits() as u64 ^ ((ip.to_bits() >> 64) as u64).rotate_left(32),
-    };
-    let mut hash = xxh3_64_with_seed(essentials.call_id, 0x7469_6469_6e67_7303 ^ source);
-    hash = xxh3_64_with_seed(essentials.from_tag, hash ^ u64::from(essentials.cseq));
-    hash = xxh3_64_with_seed(ruri, hash);
+    let hash = xxh3_64_with_seed(ruri, request ^ u64::from(essentials.cseq));
     routes.fold(hash, |hash, route| xxh3_64_with_seed(route, hash)) as u32
 }
 
@@ -53,4 +57,19 @@ pub fn branch(transaction: u64, essentials: &Essentials<'_>) -> u64 {
 pub(super) fn part(text: &mut Vec<u8>, bytes: &[u8]) {
     text.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
     text.extend_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who knows two ports does not know how their hashes differ.
+    #[test]
+    fn the_step_from_port_to_port_hangs_on_the_secret() {
+        let requests = (1..1000u64).map(|n| n.wrapping_mul(0xd134_2543_de82_ef95));
+        let steps: std::collections::BTreeSet<u64> =
+            requests.map(|request| transaction(request, 5060) ^ transaction(request, 5061)).collect();
+        assert_eq!(steps.len(), 999);
+        assert!(!steps.contains(&0));
+    }
 }

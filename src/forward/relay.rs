@@ -92,8 +92,9 @@ impl Proxy {
         }
         let peer = turn.arrival.peer;
         let route_values = view.all(HeaderId::Route).map(|(_, field)| view.value_of(field));
-        let transaction = hash::transaction(&setup.ring, essentials, peer, &mut self.text);
-        let loop_hash = hash::passage(essentials, peer.ip(), view.ruri(), route_values);
+        let hashed = hash::request(&setup.ring, essentials, peer.ip(), &mut self.text);
+        let transaction = hash::transaction(hashed, peer.port());
+        let loop_hash = hash::passage(hashed, essentials, view.ruri(), route_values);
         self.check_loop(view, essentials, setup, loop_hash)?;
         let request = Request {
             turn,

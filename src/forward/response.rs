@@ -14,7 +14,7 @@ use crate::{
     stats::{Counter, Kind},
     wire::{
         Essentials, HeaderId, Item, Method, NameAddr, Reason, Span, Start, Uri, View,
-        inspect::inspect,
+        inspect::inspect_response,
         ip,
         token::{Bound, Fault, Flow, PathToken, RouteToken, ViaToken, flow_hash, is_text},
     },
@@ -54,12 +54,13 @@ impl Proxy {
     ) -> Result<(), Reason> {
         let setup = turn.setup;
         let arrived = setup.listener(turn.arrival.listener);
-        let essentials = &inspect(view);
+        let from = turn.source;
+        let sender = if from.is_backend() { Reader::Backend } else { Reader::Client };
+        let essentials = &inspect_response(view, arrived.via_value(sender));
         let essentials = essentials.as_ref().map_err(|reason| *reason)?;
         let method = essentials.method;
         self.stats.received(Kind::Response(method), arrived.transport);
         let (token, key_id) = self.verified(essentials, setup)?;
-        let from = turn.source;
         let flow = arrived.flow(turn.arrival);
         let expected = match token.bound {
             Bound::Backend => from.is_backend(),

@@ -96,6 +96,11 @@ impl Listener {
         }
     }
 
+    /// The value of our Via as far as its token, where that does not hang on the message; else nothing.
+    pub fn via_value(&self, reader: Reader) -> &[u8] {
+        self.naming(reader).and_then(|naming| naming.via.strip_prefix(b"Via: ")).unwrap_or_default()
+    }
+
     /// Appends a Record-Route or Path of ours from its `@` to its `>`.
     pub fn write_route_end(&self, reader: Reader, local: Option<IpAddr>, out: &mut Vec<u8>) {
         match self.naming(reader) {

@@ -30,11 +30,15 @@ pub struct Essentials<'a> {
 
 /// Checks the mandatory fields. For a response every fault is `Reason::BrokenResponse`.
 pub fn inspect<'a>(view: &View<'a>) -> Result<Essentials<'a>, Reason> {
-    let (request, response) = match view.start() {
-        Start::Request { token, .. } => (Some(view.of(token)), false),
-        Start::Response { .. } => (None, true),
-    };
-    essentials(*view, request).map_err(|reason| if response { Reason::BrokenResponse } else { reason })
+    match view.start() {
+        Start::Request { token, .. } => essentials(*view, Some(view.of(token)), b""),
+        Start::Response { .. } => inspect_response(view, b""),
+    }
+}
+
+/// The same of a response whose topmost Via should begin with `own`: of one that does only branch and whole are told.
+pub fn inspect_response<'a>(view: &View<'a>, own: &[u8]) -> Result<Essentials<'a>, Reason> {
+    essentials(*view, None, own).map_err(|_| Reason::BrokenResponse)
 }
 
 /// The Request-URI: sip and sips parsed, tel and urn passed, other schemes 416. Header fields in it are refused (RFC
@@ -52,9 +56,9 @@ pub fn request_uri<'a>(view: &View<'a>) -> Result<Uri<'a>, Reason> {
 }
 
 /// `request`: the method's token in a request, `None` in a response.
-fn essentials<'a>(view: View<'a>, request: Option<&[u8]>) -> Result<Essentials<'a>, Reason> {
+fn essentials<'a>(view: View<'a>, request: Option<&[u8]>, own: &[u8]) -> Result<Essentials<'a>, Reason> {
     let via = view.value(HeaderId::Via).ok_or(Reason::MissingVia)?;
-    let via = Via::first(via).ok_or(Reason::BadVia)?;
+    let via = Via::own(via, own).or_else(|| Via::first(via)).ok_or(Reason::BadVia)?;
     let from = only(view, HeaderId::From, Reason::MissingFrom, Reason::TwoFrom)?;
     let from = NameAddr::parse(from).ok_or(Reason::BadFrom)?;
     let to = only(view, HeaderId::To, Reason::MissingTo, Reason::TwoTo)?;

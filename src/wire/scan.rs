@@ -7,7 +7,7 @@
 //! Ranges only: no copy, no allocation once the `Index` has grown to its limit. What the fields mean is for
 //! `inspect`, `via`, `uri`; the worker owns one `Index` and drives it for each message. `frame` asks it where a message ends.
 
-use memchr::{memchr, memchr_iter, memchr2};
+use memchr::{memchr, memchr_iter};
 
 use super::block;
 use super::lex;
@@ -62,7 +62,9 @@ impl Field {
     pub(super) fn value<'a>(&self, bytes: &'a [u8]) -> &'a [u8] {
         match &bytes[(self.start + self.name.colon()) as usize + 1..self.end as usize - 2] {
             // Nearly all: one space before the value, none behind it.
-            [b' ', value @ ..] if matches!(value, [first, .., last] if *first > b' ' && *last > b' ') => {
+            [b' ', value @ ..]
+                if value.first().is_some_and(|b| *b > b' ') && value.last().is_some_and(|b| *b > b' ') =>
+            {
                 value
             }
             value => lex::trim(value),
@@ -312,27 +314,22 @@ impl Index {
 
     /// What Content-Length says, below 2^32; said twice it must be the same.
     fn content_length(&self, bytes: &[u8]) -> Result<Option<u64>, Reason> {
-        let mut length = None;
-        let first = self.first[HeaderId::ContentLength as usize];
-        if first == u16::MAX {
+        let said = |field: &Field| {
+            lex::number(field.value(bytes), u64::from(u32::MAX)).ok_or(Reason::BadContentLength)
+        };
+        let first = usize::from(self.first[HeaderId::ContentLength as usize]);
+        let Some((first, behind)) = self.fields().get(first..).and_then(|fields| fields.split_first()) else {
             return Ok(None);
-        }
-        for field in &self.fields()[usize::from(first)..] {
-            if !field.is(HeaderId::ContentLength) {
-                continue;
-            }
-            let Some(n) = lex::number(field.value(bytes), u64::from(u32::MAX)) else {
-                return Err(Reason::BadContentLength);
-            };
-            if length.is_some_and(|length| length != n) {
-                return Err(Reason::TwoContentLength);
-            }
-            length = Some(n);
-            if self.twice & (1 << HeaderId::ContentLength as u8) == 0 {
-                break;
+        };
+        let length = said(first)?;
+        if self.twice & (1 << HeaderId::ContentLength as u8) != 0 {
+            for field in behind.iter().filter(|field| field.is(HeaderId::ContentLength)) {
+                if said(field)? != length {
+                    return Err(Reason::TwoContentLength);
+                }
             }
         }
-        Ok(length)
+        Ok(Some(length))
     }
 
     /// Leaves only fields that an answer may copy: none with a lone CR or LF or a NUL in it.
@@ -568,7 +565,14 @@ pub(super) fn start_line(line: &[u8]) -> Result<(Start, Option<Reason>), Reason>
     if is_version(line) {
         return status_line(line).map(|start| (start, None)).ok_or(Reason::BrokenResponse);
     }
-    let Some(blank) = memchr2(b' ', b'\t', line) else { return Err(Reason::NotSip) };
+    let blank = block::find(line, 0, |b| b.is(b' ').or(b.is(b'\t')).or(b.is(0)));
+    if !matches!(line.get(blank), Some(b' ' | b'\t')) {
+        return Err(if line.contains(&b' ') || line.contains(&b'\t') {
+            Reason::BadStartLine
+        } else {
+            Reason::NotSip
+        });
+    }
     let token = &line[..blank];
     let (uri_end, mut fault) =
         if line.ends_with(b" SIP/2.0") { (line.len() - 8, None) } else { odd_version(line)? };
@@ -589,7 +593,7 @@ pub(super) fn start_line(line: &[u8]) -> Result<(Start, Option<Reason>), Reason>
 
 /// A status line begins with a version.
 fn is_version(line: &[u8]) -> bool {
-    line.first_chunk::<4>().is_some_and(|v| v.eq_ignore_ascii_case(b"SIP/"))
+    line.first_chunk::<4>().is_some_and(|v| v == b"SIP/" || v.eq_ignore_ascii_case(b"SIP/"))
 }
 
 /// A request line that does not end with ` SIP/2.0`: where its URI ends, and its fault, if it has one.
@@ -614,7 +618,8 @@ fn odd_version(line: &[u8]) -> Result<(usize, Option<Reason>), Reason> {
 
 /// `SIP/2.0 200 OK`; the phrase may be empty.
 fn status_line(line: &[u8]) -> Option<Start> {
-    if !line.get(..8)?.eq_ignore_ascii_case(b"SIP/2.0 ") {
+    let version = line.first_chunk::<8>()?;
+    if version != b"SIP/2.0 " && !version.eq_ignore_ascii_case(b"SIP/2.0 ") {
         return None;
     }
     let code = lex::number(line.get(8..11)?, 699)? as u16;

@@ -198,15 +198,15 @@ impl Ring {
         base64url::encode(&w.bytes, w.len, out);
     }
 
-    /// Decodes the text, checks form and MAC; hands the payload behind its first two bytes to `read`, which must use it up.
-    /// Gives router id, key id and what `read` made.
+    /// Decodes the text, checks form and MAC; hands the payload behind its first two bytes to `read`, which must use it up,
+    /// and the router id. Gives what `read` made, and the key id.
     fn open<T>(
         &self,
         kind: u8,
         text: &[u8],
         binding: &[u8],
-        read: impl FnOnce(&mut Reader<'_>) -> Option<T>,
-    ) -> Result<(u8, u8, T), Fault> {
+        read: impl FnOnce(&mut Reader<'_>, u8) -> Option<T>,
+    ) -> Result<(T, u8), Fault> {
         // A text as long as no token of ours is none; the bound also keeps the decoder inside `room`.
         if text.len() < 24 || text.len() > MAX * 4 / 3 || !FIRST[usize::from(kind)].contains(&text[0]) {
             return Err(Fault::Foreign);
@@ -221,13 +221,13 @@ impl Ring {
             return Err(Fault::Foreign);
         }
         let mut reader = Reader { rest: body };
-        let value = read(&mut reader).filter(|_| reader.rest.is_empty()).ok_or(Fault::Foreign)?;
+        let value = read(&mut reader, router).filter(|_| reader.rest.is_empty()).ok_or(Fault::Foreign)?;
         let key_id = first & 15;
         let expected = self.mac(key_id, &mut room, len, binding).ok_or(Fault::UnknownKey)?;
         if expected != got {
             return Err(Fault::Forged);
         }
-        Ok((router, key_id, value))
+        Ok((value, key_id))
     }
 
     fn start(&self, kind: u8, router: u8) -> Writer {
@@ -278,7 +278,7 @@ impl ViaToken {
 
     /// The token and the id of its key.
     pub fn decode(text: &[u8], ring: &Ring) -> Result<(ViaToken, u8), Fault> {
-        let (router, key_id, token) = ring.open(VIA, text, b"", |r| {
+        ring.open(VIA, text, b"", |r, router| {
             let flags = r.byte()?;
             if flags & !127 != 0 {
                 return None;
@@ -291,7 +291,7 @@ impl ViaToken {
             let reopen = if flags & 16 != 0 { Some(r.addr(flags & 32 != 0)?) } else { None };
             let (from_backend, own) = (flags & 1 != 0, flags & 64 != 0);
             Some(ViaToken {
-                router: 0,
+                router,
                 back,
                 own,
                 from_backend,
@@ -302,8 +302,7 @@ impl ViaToken {
                 moved,
                 publication,
             })
-        })?;
-        Ok((ViaToken { router, ..token }, key_id))
+        })
     }
 }
 
@@ -321,16 +320,15 @@ impl RouteToken {
 
     /// The token and the id of its key.
     pub fn decode(text: &[u8], ring: &Ring, call_id: &[u8]) -> Result<(RouteToken, u8), Fault> {
-        let (router, key_id, token) = ring.open(ROUTE, text, call_id, |r| {
+        ring.open(ROUTE, text, call_id, |r, router| {
             let (a, owns_a) = r.side()?;
             let (b, owns_b) = r.side()?;
             if owns_a == owns_b {
                 return None;
             }
             let (tag, bits) = (r.u32()?, u16::from_be_bytes(r.take()?));
-            Some(RouteToken { router: 0, sides: [a, b], owner: u8::from(owns_b), tag, bits })
-        })?;
-        Ok((RouteToken { router, ..token }, key_id))
+            Some(RouteToken { router, sides: [a, b], owner: u8::from(owns_b), tag, bits })
+        })
     }
 }
 
@@ -344,8 +342,7 @@ impl PathToken {
 
     /// The token and the id of its key.
     pub fn decode(text: &[u8], ring: &Ring) -> Result<(PathToken, u8), Fault> {
-        let (router, key_id, flow) = ring.open(PATH, text, b"", |r| Some(r.flow()?.0))?;
-        Ok((PathToken { router, flow }, key_id))
+        ring.open(PATH, text, b"", |r, router| Some(PathToken { router, flow: r.flow()?.0 }))
     }
 }
 
