@@ -92,16 +92,21 @@ impl<'a> Via<'a> {
     #[inline]
     fn plain(value: &'a [u8]) -> Option<(&'a [u8], HostPort<'a>, usize)> {
         let head = value.first_chunk::<12>()?;
-        if !matches!(head, b"SIP/2.0/UDP " | b"SIP/2.0/TCP " | b"SIP/2.0/TLS ") {
+        // As whole words; a match goes byte by byte.
+        if head != b"SIP/2.0/UDP " && head != b"SIP/2.0/TCP " && head != b"SIP/2.0/TLS " {
             return None;
         }
         let mut end = lex::plain_end(value, 12);
         let host = value.get(12..end).filter(|host| !host.is_empty())?;
         let mut port = None;
         if value.get(end) == Some(&b':') {
-            let digits = value[end + 1..].iter().take_while(|b| b.is_ascii_digit()).count();
-            port = Some(HostPort::port(&value[end + 1..][..digits])?);
-            end += 1 + digits;
+            let mut number = 0u32;
+            for b in value[end + 1..].iter().take(6).take_while(|b| b.is_ascii_digit()) {
+                number = number * 10 + u32::from(b - b'0');
+                end += 1;
+            }
+            port = Some(u16::try_from(number).ok().filter(|&port| port > 0)?);
+            end += 1;
         }
         (value.get(end) == Some(&b';')).then_some((&head[8..11], HostPort { host, port }, end))
     }
