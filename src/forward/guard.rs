@@ -43,7 +43,8 @@ impl Proxy {
         if matches!(request.routes.tokens, Tokens::Route(_)) {
             return Ok(());
         }
-        let asks_pin = self.shedding || request.is_cancel_or_ack();
+        let limited = request.turn.guard == Guard::Limited;
+        let asks_pin = self.shedding || limited && request.is_cancel_or_ack();
         let pinned = asks_pin && self.pins.find(request.pin_key(), request.turn.now).is_some();
         if self.shedding && !pinned && self.sheds(request) {
             return Err(match request.method {

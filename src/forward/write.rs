@@ -206,10 +206,6 @@ pub fn is_secure(setup: &Setup, hop: &Hop) -> bool {
     out_transport(setup, hop).is_secure()
 }
 
-fn write_scheme(request: &Request<'_>, t: &mut Vec<u8>) {
-    t.extend_from_slice(if request.routes.secure { b"sips:" } else { b"sip:" });
-}
-
 /// Who reads what leaves, and the address of ours that it is to name on a wildcard listener.
 fn reader(hop: &Hop) -> (Reader, Option<IpAddr>) {
     match *hop {
@@ -245,7 +241,6 @@ fn write_record_route(request: &Request<'_>, plan: &Plan<'_>, branch: u64, t: &m
             }
         }
     };
-    // Behind the Via.
     t.extend_from_slice(if request.routes.secure { b"Record-Route: <sips:" } else { b"Record-Route: <sip:" });
     token.encode(&setup.ring, essentials.call_id, t);
     let (reader, local) = reader(&plan.hop);
@@ -273,8 +268,7 @@ fn wants_path(request: &Request<'_>, plan: &Plan<'_>) -> bool {
 /// `Path` with the client's flow (SPEC 3.7; RFC 3327); `;ob` where a Contact has reg-id (RFC 5626 5.1).
 fn write_path(request: &Request<'_>, plan: &Plan<'_>, t: &mut Vec<u8>) {
     let Request { setup, view, .. } = *request;
-    t.extend_from_slice(b"Path: <");
-    write_scheme(request, t);
+    t.extend_from_slice(if request.routes.secure { b"Path: <sips:" } else { b"Path: <sip:" });
     PathToken { router: setup.router, flow: request.flow() }.encode(&setup.ring, t);
     let (reader, local) = reader(&plan.hop);
     out_listener(setup, &plan.hop).write_route_end(reader, local, t);

@@ -76,7 +76,7 @@ pub fn is_token(bytes: &[u8]) -> bool {
 
 /// One or more letters, digits and `-._`, and nothing else.
 #[inline]
-pub fn is_plain_token(bytes: &[u8]) -> bool {
+fn is_plain_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && block::find(bytes, 0, not_plain) == bytes.len()
 }
 

@@ -565,13 +565,10 @@ pub(super) fn start_line(line: &[u8]) -> Result<(Start, Option<Reason>), Reason>
     if is_version(line) {
         return status_line(line).map(|start| (start, None)).ok_or(Reason::BrokenResponse);
     }
-    let blank = block::find(line, 0, |b| b.is(b' ').or(b.is(b'\t')).or(b.is(0)));
-    if !matches!(line.get(blank), Some(b' ' | b'\t')) {
-        return Err(if line.contains(&b' ') || line.contains(&b'\t') {
-            Reason::BadStartLine
-        } else {
-            Reason::NotSip
-        });
+    let is_blank = |b: &u8| matches!(b, b' ' | b'\t');
+    let mut blank = block::find(line, 0, |b| b.is(b' ').or(b.is(b'\t')).or(b.is(0)));
+    if !line.get(blank).is_some_and(is_blank) {
+        blank = line.iter().position(is_blank).ok_or(Reason::NotSip)?;
     }
     let token = &line[..blank];
     let (uri_end, mut fault) =
