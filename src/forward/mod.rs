@@ -36,7 +36,7 @@ use crate::{
     live::{Buckets, Now, Pins},
     route::{Recorder, Scratch, Source, Table},
     stats::{CoreStats, Counter, Gauge},
-    wire::{Edits, Index, Reason, Start, stun, token::Flow},
+    wire::{Edits, Index, Reason, Start, reply::Stamp, stun, token::Flow},
 };
 
 /// What every branch of RFC 3261 begins with (8.1.1.7).
@@ -49,6 +49,7 @@ pub struct Core {
     index: Index,
     setup: Arc<Setup>,
     shared: Arc<Shared>,
+    sources: request::Sources,
     proxy: Proxy,
 }
 
@@ -58,7 +59,6 @@ struct Proxy {
     cores: usize,
     pins: Pins,
     limits: limit::RuleLimits,
-    sources: request::Sources,
     buckets: Buckets,
     /// The core is behind.
     shedding: bool,
@@ -77,6 +77,7 @@ struct Turn<'a> {
     arrival: &'a Arrival,
     source: Source,
     guard: Guard,
+    stamp: &'a Stamp,
 }
 
 impl Core {
@@ -99,7 +100,6 @@ impl Core {
             stats,
             cores: workers.max(1),
             limits: limit::RuleLimits::default(),
-            sources: request::Sources::default(),
             buckets,
             shedding: false,
             edits: Edits::default(),
@@ -109,29 +109,30 @@ impl Core {
         };
         proxy.stats.set(Gauge::PinsMax, proxy.pins.capacity() as u64);
         proxy.stats.set(Gauge::GuardedMax, proxy.buckets.capacity() as u64);
-        Core { index: Index::new(), setup, shared, proxy }
+        Core { index: Index::new(), setup, shared, sources: request::Sources::default(), proxy }
     }
 
     /// Takes one input and appends what is to be sent to `out`.
     pub fn step(&mut self, now: Now, table: &Table, input: Input<'_>, out: &mut Outbox) {
-        match input {
-            Input::Message(arrival, bytes) => self.message(now, table, &arrival, bytes, out, &mut ()),
-            Input::Refused(arrival, reason, head) => self.refused(now, table, &arrival, reason, head, out),
+        // By reference: an arrival is long to move.
+        match &input {
+            Input::Message(arrival, bytes) => self.message(now, table, arrival, bytes, out, &mut ()),
+            Input::Refused(arrival, reason, head) => self.refused(now, table, arrival, *reason, head, out),
             Input::Keepalive => self.proxy.stats.refused(Reason::Keepalive),
             Input::Undeliverable { target, sent, why } => {
-                self.undeliverable(now, table, target, sent, why, out)
+                self.undeliverable(now, table, *target, sent, *why, out)
             }
-            Input::Closed(closed) => users::closed(&self.shared, &self.proxy.stats, &closed, now),
+            Input::Closed(closed) => users::closed(&self.shared, &self.proxy.stats, closed, now),
             Input::Lost { listener, to, why } => {
-                let transport = self.setup.listener(listener).transport;
-                for &at in table.pools.at_address(to, transport) {
-                    signs::unreachable(&table.pools.backend(at).state, why, now);
+                let transport = self.setup.listener(*listener).transport;
+                for &at in table.pools.at_address(*to, transport) {
+                    signs::unreachable(&table.pools.backend(at).state, *why, now);
                 }
             }
             Input::Behind(behind) => {
-                self.proxy.shedding = behind;
-                self.proxy.stats.set(Gauge::Overloaded, behind.into());
-                self.proxy.stats.add(Counter::Overloads, behind.into());
+                self.proxy.shedding = *behind;
+                self.proxy.stats.set(Gauge::Overloaded, (*behind).into());
+                self.proxy.stats.add(Counter::Overloads, (*behind).into());
             }
             Input::Tick => {
                 let proxy = &mut self.proxy;
@@ -153,9 +154,9 @@ impl Core {
         out: &mut Outbox,
         rec: &mut R,
     ) {
-        let Core { index, setup, shared, proxy } = self;
-        let (source, guard) = proxy.sources.of(now, setup, shared, table, arrival);
-        let turn = Turn { now, setup, shared, table, arrival, source, guard };
+        let Core { index, setup, shared, sources, proxy } = self;
+        let (source, guard, stamp) = sources.of(now, setup, shared, table, arrival);
+        let turn = Turn { now, setup, shared, table, arrival, source, guard, stamp };
         if let Guard::Barred(reason) = guard {
             if R::ON {
                 rec.step("drop", format_args!("{}", reason.label()));
@@ -196,12 +197,12 @@ impl Core {
         head: &[u8],
         out: &mut Outbox,
     ) {
-        let Core { index, setup, shared, proxy } = self;
-        let (source, guard) = proxy.sources.of(now, setup, shared, table, arrival);
+        let Core { index, setup, shared, sources, proxy } = self;
+        let (source, guard, stamp) = sources.of(now, setup, shared, table, arrival);
         if let Guard::Barred(reason) = guard {
             return proxy.stats.refused(reason);
         }
-        let turn = Turn { now, setup, shared, table, arrival, source, guard };
+        let turn = Turn { now, setup, shared, table, arrival, source, guard, stamp };
         let view = match index.scan(head, &setup.limits) {
             Ok(view) => Some(view),
             Err(refused) => refused.view,
@@ -237,7 +238,7 @@ impl Core {
         why: Fault,
         out: &mut Outbox,
     ) {
-        let Core { index, setup, shared, proxy } = self;
+        let Core { index, setup, shared, proxy, .. } = self;
         let listener = target.listener();
         let out_by = setup.listener(listener);
         let to = match target {
@@ -259,7 +260,8 @@ impl Core {
         }
         let arrival = Arrival { listener, local: out_by.address, peer: to, flow: None };
         let (source, guard) = (Source::Trusted, Guard::Exempt);
-        let turn = Turn { now, setup, shared, table, arrival: &arrival, source, guard };
+        let stamp = &Stamp::NONE;
+        let turn = Turn { now, setup, shared, table, arrival: &arrival, source, guard, stamp };
         // An ICMP error quotes the beginning only: its head may still be whole lines, enough for an answer.
         let view = match index.scan(sent, &setup.limits) {
             Ok(view) => Some(view),

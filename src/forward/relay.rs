@@ -148,8 +148,8 @@ impl Proxy {
         let top = &essentials.via;
         let others = view.is_repeated(HeaderId::Via)
             || view.value(HeaderId::Via).is_some_and(|value| value.len() != top.whole.len());
-        let mut below = view.items(HeaderId::Via).skip(1).filter_map(|item| Via::parse(item.value));
-        if seen(top.branch) || (others && below.any(|via| seen(via.branch))) {
+        let below = || view.items(HeaderId::Via).skip(1).filter_map(|item| Via::parse(item.value));
+        if seen(top.branch) || (others && below().any(|via| seen(via.branch))) {
             return Err(Reason::Loop.into());
         }
         Ok(())

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     live::{Now, Pins},
     route::{Facts, Source, Table},
-    wire::{Essentials, Event, HeaderId, Method, Reason, Start, View, token::Flow},
+    wire::{Essentials, Event, HeaderId, Method, Reason, Start, View, reply::Stamp, token::Flow},
 };
 
 /// One request with all that is known of it.
@@ -104,11 +104,12 @@ impl<'a> Request<'a> {
     }
 }
 
-/// Who sent it (SPEC 1.1) and what stands against that (SPEC 10), for the peers that were heard last, so that a message
-/// costs no look-up in the maps of table and bans.
+/// Who sent it (SPEC 1.1), what stands against that (SPEC 10) and how his Vias are stamped, for the peers that were heard last,
+/// so that a message costs no look-up in the maps of table and bans.
 pub struct Sources {
     /// By some bits of the address. An entry holds as long as pools and bans are the same.
-    recent: Vec<Option<Recent>>,
+    recent: Vec<Recent>,
+    text: Vec<u8>,
 }
 
 #[derive(Clone, Copy)]
@@ -119,13 +120,23 @@ struct Recent {
     peer: SocketAddr,
     source: Source,
     guard: Guard,
+    stamp: Stamp,
 }
 
 const RECENT: usize = 256;
 
 impl Default for Sources {
     fn default() -> Self {
-        Sources { recent: vec![None; RECENT] }
+        let blank = Recent {
+            // No version comes near it.
+            version: u64::MAX,
+            listener: 0,
+            peer: SocketAddr::from(([0, 0, 0, 0], 0)),
+            source: Source::Client,
+            guard: Guard::Limited,
+            stamp: Stamp::NONE,
+        };
+        Sources { recent: vec![blank; RECENT], text: Vec::new() }
     }
 }
 
@@ -137,7 +148,7 @@ impl Sources {
         shared: &Shared,
         table: &Table,
         arrival: &Arrival,
-    ) -> (Source, Guard) {
+    ) -> (Source, Guard, &Stamp) {
         let (listener, peer) = (arrival.listener, arrival.peer);
         // Neither comes near 2^32 while the process lives.
         let version = table.pools.serial() << 32 | shared.bans.version() & u64::from(u32::MAX);
@@ -146,16 +157,16 @@ impl Sources {
             IpAddr::V6(ip) => ip.to_bits() as u32,
         };
         let place = (host ^ host >> 8 ^ u32::from(peer.port())) as usize % RECENT;
-        if let Some(recent) = &self.recent[place]
-            && (recent.version, recent.listener, recent.peer) == (version, listener, peer)
-        {
-            return (recent.source, recent.guard);
+        let recent = &mut self.recent[place];
+        if (recent.version, recent.listener, recent.peer) != (version, listener, peer) {
+            let (source, guard, lasts) = standing_lasts(now, setup, shared, table, arrival);
+            if !lasts {
+                return (source, guard, &Stamp::NONE);
+            }
+            let stamp = Stamp::of(peer, &mut self.text);
+            *recent = Recent { version, listener, peer, source, guard, stamp };
         }
-        let (source, guard, lasts) = standing_lasts(now, setup, shared, table, arrival);
-        if lasts {
-            self.recent[place] = Some(Recent { version, listener, peer, source, guard });
-        }
-        (source, guard)
+        (recent.source, recent.guard, &recent.stamp)
     }
 }
 

@@ -44,9 +44,12 @@ impl Proxy {
     /// A client's request leaves.
     pub(super) fn see_user(&mut self, request: &Request<'_>) {
         let method = request.method;
-        if request.source != Source::Client
-            || !matches!(method, Method::Register | Method::Subscribe | Method::Publish)
-        {
+        let counts = match method {
+            Method::Register => true,
+            Method::Subscribe | Method::Publish => request.arrival.flow.is_some(),
+            _ => false,
+        };
+        if !counts || request.source != Source::Client {
             return;
         }
         let Some(id) = place(request.flow(), method, request.setup, request.turn.shared) else { return };

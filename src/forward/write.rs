@@ -8,7 +8,7 @@ use std::{
 use super::{
     hash,
     hop::Hop,
-    io::{Arrival, Outbox, Target},
+    io::{Outbox, Target},
     publication,
     request::Request,
     setup::{Listener, Reader, Setup},
@@ -49,7 +49,7 @@ pub fn request(
     let branch = hash::branch(request.transaction, essentials);
     let publication = publication::carried(request, plan, text);
     edits.clear();
-    stamp(view, &essentials.via, request.arrival.peer, edits);
+    stamp(view, &essentials.via, request.arrival.peer, request.turn.stamp, edits);
     if let (Some(field), Some(hops)) = (view.first(HeaderId::MaxForwards), essentials.max_forwards) {
         edits.replace_with(view.value_span(field), |t| put::number(hops.saturating_sub(1).into(), t));
     }
@@ -150,11 +150,9 @@ fn called_back(request: &Request<'_>) -> Option<SocketAddr> {
 
 /// The flow that the request's token named, where it came by another one (SPEC 7.2), and the hash of its From tag.
 fn moved(request: &Request<'_>, plan: &Plan<'_>) -> Option<(Flow, u32)> {
-    if request.source != Source::Client {
-        return None;
-    }
+    let token = plan.token.as_ref().filter(|_| request.source == Source::Client)?;
     let now = request.flow();
-    let named = plan.token?.sides.iter().find_map(|side| match side {
+    let named = token.sides.iter().find_map(|side| match side {
         Side::Client(flow) => Some(*flow),
         Side::Backend { .. } => None,
     })?;
@@ -169,10 +167,13 @@ fn write_via(
     t: &mut Vec<u8>,
 ) {
     let Request { setup, arrival, essentials, .. } = *request;
-    let back = return_address(&essentials.via, arrival.peer);
+    let listener = setup.listener(arrival.listener);
     let token = ViaToken {
         router: setup.router,
-        back: setup.listener(arrival.listener).flow(&Arrival { peer: back, ..*arrival }),
+        back: match arrival.flow {
+            Some(_) => listener.flow(arrival),
+            None => listener.datagram(arrival.local, return_address(&essentials.via, arrival.peer)),
+        },
         reopen: called_back(request),
         own: false,
         from_backend: request.source.is_backend(),

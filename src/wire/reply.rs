@@ -33,7 +33,7 @@ pub fn write(view: &View<'_>, reply: &Reply<'_>, edits: &mut Edits, out: &mut Ve
     edits.clear();
     let top = view.items(HeaderId::Via).next().and_then(|item| Via::parse(item.value));
     if let (Some(via), Some(peer)) = (top, reply.peer) {
-        stamp(view, &via, peer, edits);
+        stamp(view, &via, peer, &Stamp::NONE, edits);
     }
     for (_, field) in view.all(HeaderId::Via).skip(usize::from(reply.peer.is_none())) {
         edits.write_range(view.bytes, field.line(), out);
@@ -54,30 +54,60 @@ pub fn write(view: &View<'_>, reply: &Reply<'_>, edits: &mut Edits, out: &mut Ve
     out.extend_from_slice(b"Content-Length: 0\r\n\r\n");
 }
 
+/// `received=…;rport=…` of a peer, to be written again and again.
+#[derive(Clone, Copy)]
+pub struct Stamp {
+    text: [u8; 63],
+    len: u8,
+}
+
+impl Stamp {
+    /// Of nobody: what is stamped by it is written afresh.
+    pub const NONE: Stamp = Stamp { text: [0; 63], len: 0 };
+
+    /// `scratch` is kept by the caller: this is done for each peer that was not heard lately.
+    pub fn of(peer: SocketAddr, scratch: &mut Vec<u8>) -> Stamp {
+        let mut stamp = Stamp::NONE;
+        scratch.clear();
+        write_stamp(peer, scratch);
+        if let Some(text) = stamp.text.get_mut(..scratch.len()) {
+            text.copy_from_slice(scratch);
+            stamp.len = scratch.len() as u8;
+        }
+        stamp
+    }
+}
+
+fn write_stamp(peer: SocketAddr, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"received=");
+    put::ip(peer.ip().to_canonical(), out);
+    out.extend_from_slice(b";rport=");
+    put::number(peer.port(), out);
+}
+
 /// Edits that write `received` and `rport` on the request's topmost Via (RFC 3581 4, RFC 3261 18.2.1): `rport` where the
 /// sender asked for it, `received` where it asked or its sent-by is not where the packet came from. A `received` that
-/// the sender wrote itself is replaced by the truth.
-pub fn stamp(view: &View<'_>, via: &Via<'_>, peer: SocketAddr, edits: &mut Edits) {
-    let ip = peer.ip().to_canonical();
+/// the sender wrote itself is replaced by the truth. `known`: the peer's.
+pub fn stamp(view: &View<'_>, via: &Via<'_>, peer: SocketAddr, known: &Stamp, edits: &mut Edits) {
+    let ip = || peer.ip().to_canonical();
     if let Some((name, value)) = via.rport {
         let span = Span { start: view.span_of(name).start, end: view.span_of(value.unwrap_or(name)).end };
-        edits.replace_with(span, |t| {
-            if via.received.is_none() {
-                t.extend_from_slice(b"received=");
-                put::ip(ip, t);
-                t.push(b';');
+        edits.replace_with(span, |t| match via.received {
+            None if known.len > 0 => t.extend_from_slice(&known.text[..usize::from(known.len)]),
+            None => write_stamp(peer, t),
+            Some(_) => {
+                t.extend_from_slice(b"rport=");
+                put::number(peer.port(), t);
             }
-            t.extend_from_slice(b"rport=");
-            put::number(peer.port(), t);
         });
     }
     if let Some(old) = via.received {
-        edits.replace_with(view.span_of(old), |t| put::ip(ip, t));
-    } else if via.rport.is_none() && !names(via.sent_by.host, ip) {
+        edits.replace_with(view.span_of(old), |t| put::ip(ip(), t));
+    } else if via.rport.is_none() && !names(via.sent_by.host, ip()) {
         let end = view.span_of(via.whole).end;
         edits.replace_with(Span { start: end, end }, |t| {
             t.extend_from_slice(b";received=");
-            put::ip(ip, t);
+            put::ip(ip(), t);
         });
     }
 }

@@ -371,16 +371,16 @@ fn read_lines(
     let mut fields = lines.iter_mut();
     loop {
         let line = &bytes[start..];
-        if line.starts_with(b"\r\n") {
-            empty = Some(start);
-            break;
-        }
         let mut len = block::control(line);
         if !line[len..].starts_with(b"\r\n") {
             match odd_line(line, len, &mut lone, &mut nul) {
                 Some(found) => len = found,
                 None => break,
             }
+        }
+        if len == 0 {
+            empty = Some(start);
+            break;
         }
         let Some(field) = fields.next() else {
             too_many = true;
