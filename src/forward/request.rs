@@ -156,8 +156,9 @@ impl Sources {
             IpAddr::V4(ip) => ip.to_bits(),
             IpAddr::V6(ip) => ip.to_bits() as u32,
         };
-        let place = (host ^ host >> 8 ^ u32::from(peer.port())) as usize % RECENT;
-        let recent = &mut self.recent[place];
+        // By a product: neighbours in address and port must not meet.
+        let place = (host ^ u32::from(peer.port()) << 16).wrapping_mul(0x9e37_79b1) >> 24;
+        let recent = &mut self.recent[place as usize % RECENT];
         if (recent.version, recent.listener, recent.peer) != (version, listener, peer) {
             let (source, guard, lasts) = standing_lasts(now, setup, shared, table, arrival);
             if !lasts {
