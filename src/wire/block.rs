@@ -106,20 +106,11 @@ pub fn find(bytes: &[u8], mut at: usize, kind: impl Fn(Block) -> Block) -> usize
     at + kind(Block::of(&padded(&bytes[at..]))).bits().trailing_zeros() as usize
 }
 
-/// The first place of a byte below 14 (CR, LF, NUL, tab and their like), or the length: 32 bytes at a time, for lines.
+/// A bit for each of 64 bytes that is below 14: CR, LF, NUL, tab and their like.
 #[inline(always)]
-pub fn control(bytes: &[u8]) -> usize {
-    let (chunks, rest) = bytes.as_chunks::<32>();
-    let mut at = 0;
-    for chunk in chunks {
-        let [low, high] = chunk.as_chunks::<16>().0 else { break };
-        let bits = Block::of(low).at_most(13).bits() | Block::of(high).at_most(13).bits() << 16;
-        if bits != 0 {
-            return at + bits.trailing_zeros() as usize;
-        }
-        at += 32;
-    }
-    at + find(rest, 0, |block| block.at_most(13))
+pub fn controls(bytes: &[u8; 64]) -> u64 {
+    let (blocks, _) = bytes.as_chunks::<16>();
+    blocks.iter().rev().fold(0, |bits, block| bits << 16 | u64::from(Block::of(block).at_most(13).bits()))
 }
 
 /// Fewer than sixteen bytes, and zeros behind them. By whole words that overlap: a copy of a length that the compiler does
@@ -164,14 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn control_is_the_first_byte_below_14() {
-        for len in 0..100 {
-            assert_eq!(control(&vec![14; len]), len);
-            for at in 0..len {
-                let mut bytes = vec![b'a'; len];
-                bytes[at..].fill(b"\t\r\n\0"[at % 4]);
-                assert_eq!(control(&bytes), at, "{len}");
-            }
+    fn controls_are_the_bytes_below_14() {
+        let bytes: [u8; 64] = std::array::from_fn(|i| (i * 5 % 64) as u8);
+        let bits = controls(&bytes);
+        for (i, b) in bytes.iter().enumerate() {
+            assert_eq!(bits >> i & 1 == 1, *b < 14);
         }
     }
 

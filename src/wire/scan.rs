@@ -1,7 +1,7 @@
 //! One pass over the received bytes: the start line and an index of the header fields (SPEC 2.1, 2.3, 2.4).
 //!
-//! One search for control characters, sixteen bytes at a time, gives the lines and every lone CR, lone LF and NUL; a known
-//! name takes one load and one look-up. A fault is noted and the scan goes on, so that a 400 can be written from the header
+//! One search for control characters, 64 bytes at a time, gives the lines and every lone CR, lone LF and NUL; a known name
+//! takes one load and one look-up. A fault is noted and the scan goes on, so that a 400 can be written from the header
 //! lines that are sound.
 //!
 //! Ranges only: no copy, no allocation once the `Index` has grown to its limit. What the fields mean is for
@@ -185,12 +185,13 @@ impl Index {
 
     /// Indexes the header lines from `from` on and gives the offset behind the empty line.
     fn header_lines(&mut self, bytes: &[u8], from: usize, limit: usize, fault: &mut Option<Reason>) -> usize {
-        let Lines { count, unnamed, empty, lone, nul, too_many } = self.lines(bytes, from, limit);
+        let Lines { count, empty, lone, nul, too_many } = self.lines(bytes, from, limit);
         self.count = count;
         if lone {
             fault.get_or_insert(Reason::BadLineEnd);
         }
         let lines = &mut self.lines[..count];
+        let unnamed = name_lines(lines, bytes, &mut self.first, &mut self.twice);
         if unnamed < count && !name_others(lines, unnamed, bytes, &mut self.first, &mut self.twice) {
             self.fold_lines(bytes, fault);
             self.note_all();
@@ -214,13 +215,11 @@ impl Index {
         let limit = limit.min(usize::from(u16::MAX - 1));
         loop {
             let room = self.lines.len().min(limit);
-            let lines = read_lines(&mut self.lines[..room], bytes, from, &mut self.first, &mut self.twice);
+            let lines = find_lines(&mut self.lines[..room], bytes, from);
             if !lines.too_many || room == limit {
                 return lines;
             }
             self.lines.resize(2 * self.lines.len(), Field::BLANK);
-            self.first = [u16::MAX; IDS];
-            self.twice = 0;
         }
     }
 
@@ -353,74 +352,69 @@ impl Index {
     }
 }
 
-/// Fills `lines`, as far as the empty line: where each begins and ends, and its name where that is a known one.
-///
-/// No call but for what is rare: it would cost each line a dozen moves.
+/// Fills `lines`, as far as the empty line: where each begins and ends. By blocks of the message, not line by line: a loop for
+/// each line would end at another turn each time, and the processor would guess wrong once a line.
 #[inline(never)]
-fn read_lines(
-    lines: &mut [Field],
-    bytes: &[u8],
-    from: usize,
-    first: &mut [u16; IDS],
-    twice: &mut u64,
-) -> Lines {
+fn find_lines(lines: &mut [Field], bytes: &[u8], from: usize) -> Lines {
     let (mut lone, mut nul) = (false, false);
-    let (mut count, mut unnamed) = (0, usize::MAX);
     let (mut empty, mut too_many) = (None, false);
-    let mut start = from;
-    let mut fields = lines.iter_mut();
-    loop {
-        let line = &bytes[start..];
-        let mut len = block::control(line);
-        if !line[len..].starts_with(b"\r\n") {
-            match odd_line(line, len, &mut lone, &mut nul) {
-                Some(found) => len = found,
-                None => break,
-            }
-        }
-        if len == 0 {
-            empty = Some(start);
-            break;
-        }
-        let Some(field) = fields.next() else {
-            too_many = true;
-            break;
+    let room = lines.len();
+    let mut free = lines.iter_mut();
+    let (mut start, mut base) = (from, from);
+    'all: while let Some(rest) = bytes.get(base..).filter(|rest| !rest.is_empty()) {
+        let mut bits = match rest.first_chunk::<64>() {
+            Some(block) => block::controls(block),
+            None => last_controls(rest),
         };
-        let end = start + len + 2;
-        (field.start, field.end) = (start as u32, end as u32);
-        match known_at(line) {
+        while bits != 0 {
+            let at = base + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            if bytes.get(at..at + 2) != Some(b"\r\n") {
+                // The LF of a CRLF whose CR closed the block before has been passed: `start` is behind it.
+                nul |= bytes[at] == 0;
+                lone |= bytes[at] == b'\r' || bytes[at] == b'\n' && at >= start;
+                continue;
+            }
+            // Its LF is not looked at again.
+            bits &= bits.wrapping_sub(1);
+            if at == start {
+                empty = Some(at);
+                break 'all;
+            }
+            let Some(line) = free.next() else {
+                too_many = true;
+                break 'all;
+            };
+            (line.start, line.end) = (start as u32, at as u32 + 2);
+            start = at + 2;
+        }
+        base += 64;
+    }
+    Lines { count: room - free.len(), empty, lone, nul, too_many }
+}
+
+/// Names the lines by what is known; gives the place of the first that is not, or that there is none.
+///
+/// No call in this loop: it would cost each line a dozen moves.
+#[inline(never)]
+fn name_lines(lines: &mut [Field], bytes: &[u8], first: &mut [u16; IDS], twice: &mut u64) -> usize {
+    let mut unnamed = usize::MAX;
+    for (place, field) in lines.iter_mut().enumerate() {
+        match known_at(&bytes[field.start as usize..]) {
             Some(name) => {
                 field.name = name;
-                note(first, twice, name, count);
+                note(first, twice, name, place);
             }
             None => {
                 field.name = Name::NONE;
-                unnamed = unnamed.min(count);
+                unnamed = unnamed.min(place);
             }
         }
-        count += 1;
-        start = end;
     }
-    Lines { count, unnamed, empty, lone, nul, too_many }
+    unnamed
 }
 
-/// The length of a line with a control character at `at` that does not end it: a tab, or what no line may hold. `None`:
-/// it does not end.
-#[cold]
-fn odd_line(line: &[u8], mut at: usize, lone: &mut bool, nul: &mut bool) -> Option<usize> {
-    loop {
-        match line.get(at..)? {
-            [] => return None,
-            [b'\r', b'\n', ..] => return Some(at),
-            [b'\r' | b'\n', ..] => *lone = true,
-            [0, ..] => *nul = true,
-            _ => {}
-        }
-        at += 1 + block::control(line.get(at + 1..)?);
-    }
-}
-
-/// Names the lines that `read_lines` could not name, from `place` on. False where one has no name of its own: a fold, or a
+/// Names the lines that `name_lines` could not name, from `place` on. False where one has no name of its own: a fold, or a
 /// fault.
 #[inline(never)]
 fn name_others(
@@ -477,11 +471,9 @@ impl Span {
     }
 }
 
-/// What `read_lines` found besides them.
+/// What `find_lines` found besides them.
 struct Lines {
     count: usize,
-    /// The first that `known_at` could not name.
-    unnamed: usize,
     /// The CR of the empty line.
     empty: Option<usize>,
     /// A CR or an LF that is not half of a CRLF.
@@ -505,6 +497,14 @@ fn other_name(rest: &[u8], len: usize) -> Name {
     let asked = name.len() == colon && rest.len() >= 16;
     let id = if asked { HeaderId::of_rare(name) } else { HeaderId::of(name) };
     Name::new(colon as u32, name.len() as u16, id)
+}
+
+/// As `block::controls`, of fewer than 64 bytes.
+#[inline(never)]
+fn last_controls(rest: &[u8]) -> u64 {
+    let mut padded = [0xff; 64];
+    padded[..rest.len()].copy_from_slice(rest);
+    block::controls(&padded)
 }
 
 /// `start..end` without blanks at its ends (within one line).
