@@ -5,13 +5,12 @@
 //! anew from the beginning, every ten seconds until it works. Bans do not wait for it: it is turned beside their `watch`.
 
 use std::{
-    collections::BTreeSet,
-    fmt::Write as _,
-    io::{self, Read as _, Write as _},
-    net::IpAddr,
-    process::{Child, Command, ExitStatus, Stdio},
-    sync::{Arc, mpsc},
-    time::Duration,
+    collections::BTreeSet, fmt::Write as _, io, net::IpAddr, process::Stdio, sync::Arc, time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    process::Command,
 };
 
 use super::{EVERY, Router, written};
@@ -21,8 +20,6 @@ use crate::{config::settings::NftSets, net, stats::ProcessCounter};
 const PAUSE_MS: u64 = 10_000;
 /// One that runs longer is killed.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often it is asked whether one has ended.
-const LOOK: Duration = Duration::from_millis(10);
 /// What is read of what one says, in bytes.
 const SAID: u64 = 4096;
 
@@ -34,7 +31,7 @@ pub(super) async fn watch(router: Arc<Router>, sets: NftSets) {
     loop {
         often.tick().await;
         if mirror.is_behind(&router) {
-            tokio::task::block_in_place(|| mirror.follow(&router));
+            mirror.follow(&router).await;
         }
     }
 }
@@ -59,12 +56,12 @@ impl Mirror {
     }
 
     /// Makes the sets hold what is banned now.
-    fn follow(&mut self, router: &Router) {
+    async fn follow(&mut self, router: &Router) {
         let (bans, now) = (&router.shared.bans, net::now());
         let version = bans.version();
         let present: BTreeSet<IpAddr> = bans.list(now.unix_s).into_iter().map(|(ip, _)| ip).collect();
         let script = script(&self.sets, self.held.as_ref(), &present);
-        match tell(Command::new("nft").args(["-f", "-"]), &script, PATIENCE) {
+        match tell(Command::new("nft").args(["-f", "-"]), &script, PATIENCE).await {
             Ok(()) => (self.held, self.version) = (Some(present), version),
             Err(error) => {
                 tracing::error!(%error, "the sets of nftables cannot be made to hold the bans");
@@ -101,47 +98,38 @@ fn script(sets: &NftSets, held: Option<&BTreeSet<IpAddr>>, present: &BTreeSet<Ip
     script
 }
 
-/// Has a program read `script`; an error where it does not take it, or not within `patience`.
-fn tell(program: &mut Command, script: &str, patience: Duration) -> io::Result<()> {
+/// Has a program read `script`; an error where it does not take it, or not within `patience`: then it is killed.
+async fn tell(program: &mut Command, script: &str, patience: Duration) -> io::Result<()> {
     if script.is_empty() {
         return Ok(());
     }
-    let mut child = program.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    let (pipes, script) = ((child.stdin.take(), child.stderr.take()), script.to_owned());
-    let (told, said) = mpsc::channel();
-    // Beside us: who neither reads nor ends holds up whoever talks to him.
-    std::thread::spawn(move || {
-        let (Some(mut stdin), Some(stderr)) = pipes else { return };
-        // Who does not hear all of it says why, or fails.
-        let _ = stdin.write_all(script.as_bytes());
-        drop(stdin);
-        let mut text = Vec::new();
-        let _ = stderr.take(SAID).read_to_end(&mut text);
-        let _ = told.send(text);
-    });
-    let status = end(&mut child, patience)?;
-    if status.success() {
+    let mut child = program.stdin(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn()?;
+    let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
+    let mut said = Vec::new();
+    let talk = async {
+        let tell = async {
+            // Who does not hear all of it says why, or fails.
+            if let Some(mut stdin) = stdin {
+                let _ = stdin.write_all(script.as_bytes()).await;
+            }
+        };
+        let hear = async {
+            if let Some(stderr) = stderr {
+                let _ = stderr.take(SAID).read_to_end(&mut said).await;
+            }
+        };
+        tokio::join!(tell, hear);
+        child.wait().await
+    };
+    let Ok(status) = tokio::time::timeout(patience, talk).await else {
+        child.kill().await?;
+        return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no end within {patience:?}")));
+    };
+    if status?.success() {
         return Ok(());
     }
-    let said = said.recv_timeout(patience).unwrap_or_default();
     let said = String::from_utf8_lossy(&said);
     Err(io::Error::other(said.lines().next().unwrap_or("nft failed").to_owned()))
-}
-
-/// Waits for its end; kills it where that is too far.
-fn end(child: &mut Child, patience: Duration) -> io::Result<ExitStatus> {
-    let until_ms = net::now().mono_ms + patience.as_millis() as u64;
-    loop {
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
-        }
-        if net::now().mono_ms >= until_ms {
-            child.kill()?;
-            child.wait()?;
-            return Err(io::Error::new(io::ErrorKind::TimedOut, format!("no end within {patience:?}")));
-        }
-        std::thread::sleep(LOOK);
-    }
 }
 
 #[cfg(test)]
@@ -165,28 +153,31 @@ mod tests {
         assert_eq!(script(&NftSets::default(), None, &first), "");
     }
 
-    fn run(script: &str, told: &str, patience: Duration) -> io::Result<()> {
-        tell(Command::new("sh").args(["-c", script]), told, patience)
+    async fn run(script: &str, told: &str, patience: Duration) -> io::Result<()> {
+        tell(Command::new("sh").args(["-c", script]), told, patience).await
     }
 
-    #[test]
-    fn what_a_run_comes_to() {
+    #[tokio::test]
+    async fn what_a_run_comes_to() {
         let (long, patience) = (format!("{}\n", "x".repeat(100)).repeat(10_000), Duration::from_secs(60));
-        assert!(run("test $(wc -c) = 1010000", &long, patience).is_ok(), "more than a pipe holds, whole");
-        let failed = run("cat >&2; exit 1", "no such set\nat all\n", patience);
+        assert!(
+            run("test $(wc -c) = 1010000", &long, patience).await.is_ok(),
+            "more than a pipe holds, whole"
+        );
+        let failed = run("cat >&2; exit 1", "no such set\nat all\n", patience).await;
         assert_eq!(failed.map_err(|error| error.to_string()), Err("no such set".to_owned()));
-        let deaf = run("exec 0<&-; exit 2", &long, patience);
+        let deaf = run("exec 0<&-; exit 2", &long, patience).await;
         assert_eq!(deaf.map_err(|error| error.to_string()), Err("nft failed".to_owned()));
-        assert!(run("exit 1", "", patience).is_ok(), "nothing to be told");
+        assert!(run("exit 1", "", patience).await.is_ok(), "nothing to be told");
     }
 
     /// One that waits for a lock of somebody who never lets go, and reads nothing.
-    #[test]
-    fn one_that_does_not_end_is_killed() {
+    #[tokio::test]
+    async fn one_that_does_not_end_is_killed() {
         let dir = std::env::temp_dir().join(format!("tidings-nft-{}", std::process::id()));
         let long = "x\n".repeat(100_000);
         let slow = format!("echo $$ >{}; exec sleep 600", dir.display());
-        let failed = run(&slow, &long, Duration::from_millis(500)).expect_err("it does not end");
+        let failed = run(&slow, &long, Duration::from_millis(500)).await.expect_err("it does not end");
         assert_eq!(failed.kind(), io::ErrorKind::TimedOut);
         let pid = std::fs::read_to_string(&dir).expect("it began");
         std::fs::remove_file(&dir).expect("ours");
