@@ -152,13 +152,7 @@ impl Sources {
         let (listener, peer) = (arrival.listener, arrival.peer);
         // Neither comes near 2^32 while the process lives.
         let version = table.pools.serial() << 32 | shared.bans.version() & u64::from(u32::MAX);
-        let host = match peer.ip() {
-            IpAddr::V4(ip) => ip.to_bits(),
-            IpAddr::V6(ip) => ip.to_bits() as u32,
-        };
-        // By a product: neighbours in address and port must not meet.
-        let place = (host ^ u32::from(peer.port()) << 16).wrapping_mul(0x9e37_79b1) >> 24;
-        let recent = &mut self.recent[place as usize % RECENT];
+        let recent = &mut self.recent[place(peer)];
         if (recent.version, recent.listener, recent.peer) != (version, listener, peer) {
             let (source, guard, lasts) = standing_lasts(now, setup, shared, table, arrival);
             if !lasts {
@@ -169,6 +163,16 @@ impl Sources {
         }
         (recent.source, recent.guard, &recent.stamp)
     }
+}
+
+/// Where a peer is remembered.
+fn place(peer: SocketAddr) -> usize {
+    let host = match peer.ip() {
+        IpAddr::V4(ip) => ip.to_bits(),
+        IpAddr::V6(ip) => ip.to_bits() as u32,
+    };
+    // By a product: neighbours in address and port must not meet.
+    ((host ^ u32::from(peer.port()) << 16).wrapping_mul(0x9e37_79b1) >> 24) as usize % RECENT
 }
 
 /// Who sent it, and what stands against that.
@@ -217,5 +221,26 @@ fn source(now: Now, setup: &Setup, table: &Table, arrival: &Arrival) -> (Source,
         Some(crate::route::Peer::Departed) => (Source::Trusted, false),
         None if setup.trusts(peer.ip()) => (Source::Trusted, true),
         None => (Source::Client, true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// A phone and its PBX, the phones of one office, the ports of one NAT: whoever meets another pays for each message.
+    #[test]
+    fn neighbours_are_remembered_side_by_side() {
+        let at = |host: u8, port: u16| place(SocketAddr::from(([127, 6, 0, host], port)));
+        assert_ne!(at(1, 15061), at(2, 15062));
+        let all: [&dyn Fn(u8) -> usize; 3] =
+            [&|n| at(n, 5060), &|n| at(7, 20_000 + u16::from(n)), &|n| at(n, 5060 + u16::from(n))];
+        for neighbours in all {
+            let places: BTreeSet<usize> = (0..=255).map(neighbours).collect();
+            // By chance it would be 162.
+            assert!(places.len() > 150, "{}", places.len());
+        }
     }
 }
