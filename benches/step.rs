@@ -3,16 +3,16 @@
 //! `benches/step-instructions` runs it under callgrind, twice, and takes the slope; alone it prints nanoseconds, which on a
 //! shared machine only compare with those of the same run. `--only` takes one kind of the six.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Instant};
+use std::{net::SocketAddr, time::Instant};
 
 use tidings::{
-    config::{self, Settings},
-    forward::{Arrival, Core, Input, Outbox, Setup, Shared, Target},
-    live::{Dns, Now, Registry},
-    route::{Context, Table, compile},
-    stats::{CoreStats, SeriesRegistry},
-    wire::token::Ring,
+    forward::{Arrival, Core, Input, Outbox, Target},
+    live::Now,
+    route::Table,
 };
+
+#[path = "../tests/rig/core.rs"]
+mod core;
 
 #[allow(dead_code)] // the relay bench reads more of them
 #[path = "relay/messages.rs"]
@@ -68,31 +68,8 @@ struct Rig {
 
 impl Rig {
     fn new() -> Rig {
-        let settings = Settings::parse("tidings.toml", SETTINGS, Path::new("/")).expect("valid settings");
-        let (spec, _) = config::table::parse("table.toml", TABLE).expect("a valid table");
-        let now = Now { mono_ms: 1_000_000, unix_s: 1_800_000_000 };
-        let context = Context {
-            listeners: &settings.listen,
-            strip: &settings.trust.strip,
-            registry: &Registry::default(),
-            dns: &Dns::default(),
-            unix_s: now.unix_s,
-            series: &SeriesRegistry::new(settings.limits.series),
-            departed: Vec::new(),
-            departed_most: 1000,
-            source_for: &|_| None,
-            previous: None,
-        };
-        let (rules, pools) = compile(&spec, &context).expect("it compiles");
-        let setup = Arc::new(Setup::new(&settings, Ring::new(&[(1, [7; 16])]), 9, now));
-        let core = Core::new(setup, Arc::new(Shared::new(&settings)), Arc::new(CoreStats::new()), 1);
-        Rig {
-            local: address(ROUTER),
-            core,
-            table: Table { rules, pools, version: 1 },
-            out: Outbox::default(),
-            now,
-        }
+        let (core, table, now) = core::core(SETTINGS, TABLE);
+        Rig { local: address(ROUTER), core, table, out: Outbox::default(), now }
     }
 
     /// One message; the length of what left.

@@ -10,18 +10,17 @@ use std::{
     alloc::{GlobalAlloc, Layout, System},
     cell::Cell,
     net::SocketAddr,
-    path::Path,
-    sync::Arc,
 };
 
 use tidings::{
-    config::{self, Settings},
-    forward::{Arrival, Core, Fault, Input, Outbox, Setup, Shared, Target},
-    live::{Dns, Now, Registry, Seen, Stay, Users},
-    route::{Context, Table, compile},
-    stats::{CoreStats, SeriesRegistry},
-    wire::token::{FlowId, Ring},
+    forward::{Arrival, Core, Fault, Input, Outbox, Target},
+    live::{Now, Seen, Stay, Users},
+    route::Table,
+    wire::token::FlowId,
 };
+
+#[path = "rig/core.rs"]
+mod core;
 
 #[allow(dead_code)] // the bench reads more of them
 #[path = "../benches/relay/messages.rs"]
@@ -129,25 +128,7 @@ struct Rig {
 
 impl Rig {
     fn new() -> Rig {
-        let settings = Settings::parse("tidings.toml", SETTINGS, Path::new("/")).expect("valid settings");
-        let (spec, _) = config::table::parse("table.toml", TABLE).expect("a valid table");
-        let now = Now { mono_ms: 1_000_000, unix_s: 1_800_000_000 };
-        let context = Context {
-            listeners: &settings.listen,
-            strip: &settings.trust.strip,
-            registry: &Registry::default(),
-            dns: &Dns::default(),
-            unix_s: now.unix_s,
-            series: &SeriesRegistry::new(settings.limits.series),
-            departed: Vec::new(),
-            departed_most: 1000,
-            source_for: &|_| None,
-            previous: None,
-        };
-        let (rules, pools) = compile(&spec, &context).expect("it compiles");
-        let setup = Arc::new(Setup::new(&settings, Ring::new(&[(1, [7; 16])]), 9, now));
-        let core = Core::new(setup, Arc::new(Shared::new(&settings)), Arc::new(CoreStats::new()), 1);
-        let table = Table { rules, pools, version: 1 };
+        let (core, table, now) = core::core(SETTINGS, TABLE);
         Rig { core, table, out: Outbox::default(), now, allocations: 0, steps: 0 }
     }
 

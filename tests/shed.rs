@@ -1,15 +1,15 @@
 //! What a core that is behind goes on with, and what it sheds (SPEC 10). A real overload stands in `protection`.
 
-use std::{net::SocketAddr, path::Path, sync::Arc};
+use std::net::SocketAddr;
 
 use tidings::{
-    config::{self, Settings},
-    forward::{Arrival, Core, Input, Outbox, Setup, Shared, Target},
-    live::{Dns, Now, Registry},
-    route::{Context, Table, compile},
-    stats::{CoreStats, SeriesRegistry},
-    wire::token::Ring,
+    forward::{Arrival, Core, Input, Outbox, Target},
+    live::Now,
+    route::Table,
 };
+
+#[path = "rig/core.rs"]
+mod core;
 
 const ROUTER: &str = "127.6.2.12:5060";
 const PHONE: &str = "127.6.2.31:5060";
@@ -55,25 +55,8 @@ type Left = Option<(String, String)>;
 
 impl Rig {
     fn new() -> Rig {
-        let settings = Settings::parse("tidings.toml", SETTINGS, Path::new("/")).expect("valid settings");
-        let (spec, _) = config::table::parse("table.toml", TABLE).expect("a valid table");
-        let now = Now { mono_ms: 1_000_000, unix_s: 1_800_000_000 };
-        let context = Context {
-            listeners: &settings.listen,
-            strip: &settings.trust.strip,
-            registry: &Registry::default(),
-            dns: &Dns::default(),
-            unix_s: now.unix_s,
-            series: &SeriesRegistry::new(settings.limits.series),
-            departed: Vec::new(),
-            departed_most: 1000,
-            source_for: &|_| None,
-            previous: None,
-        };
-        let (rules, pools) = compile(&spec, &context).expect("it compiles");
-        let setup = Arc::new(Setup::new(&settings, Ring::new(&[(1, [7; 16])]), 9, now));
-        let core = Core::new(setup, Arc::new(Shared::new(&settings)), Arc::new(CoreStats::new()), 1);
-        Rig { core, table: Table { rules, pools, version: 1 }, now, others: 0 }
+        let (core, table, now) = core::core(SETTINGS, TABLE);
+        Rig { core, table, now, others: 0 }
     }
 
     fn behind(&mut self, behind: bool) {
