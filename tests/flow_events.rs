@@ -503,7 +503,7 @@ fn a_notify_tells_and_its_answer_is_counted() {
         let second = loop {
             // A copy of the first may be on its way.
             let got = sink.expect("NOTIFY ");
-            if got.contains("bob") {
+            if got.contains("sip:bob@") {
                 break got;
             }
         };
