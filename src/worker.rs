@@ -57,7 +57,7 @@ const ERRORS: usize = 64;
 const OTHERS: u32 = 8;
 const TICK_MS: u64 = 1_000;
 /// Of so many seconds the datagrams of one are stamped by the kernel, for the loop lag.
-const STAMPED_IN: u64 = 4;
+const STAMPED_IN: u64 = 16;
 /// How soon an unsent tail is tried again where the kernel does not tell (ENOBUFS).
 const HELD_MS: u64 = 5;
 /// How long a worker that is to stop goes on reading what is queued.
@@ -414,7 +414,7 @@ impl<S: Step> Lane<S> {
 
     fn tick(&mut self) {
         self.next_tick_ms = self.now.mono_ms + TICK_MS;
-        // A stamp costs the kernel and us some 50 ns for each datagram: one second in four tells the lag as well.
+        // A stamp costs the kernel and us some 50 ns for each datagram: one second in sixteen tells the lag as well.
         let stamped = (self.now.mono_ms / TICK_MS).is_multiple_of(STAMPED_IN);
         for port in &mut self.ports {
             if stamped != self.stamped {

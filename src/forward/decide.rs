@@ -49,7 +49,7 @@ impl Proxy {
                 rec.step("token", format_args!("{}", outcome_text(&hop)));
             }
             let token = match &request.routes.tokens {
-                Tokens::Route(list) => Some(list[0].0),
+                Tokens::Route(list) => list.first().map(|(token, _)| token),
                 _ => None,
             };
             let plan = |hop| Outcome::Forward(Plan { hop, rule: None, token, unwrap: false });

@@ -78,7 +78,9 @@ impl Proxy {
         let local = turn.arrival.local;
         let to_us =
             || uri.is_sip() && uri.user.is_none() && setup.names.is_us(uri.host.host, uri.host.port, local);
-        let routes = Routes::read(view, essentials, method, uri, setup, local, source.is_backend())?;
+        let mut routes = Routes::none(view, uri);
+        routes.read(view, essentials, method, setup, local, source.is_backend())?;
+        let routes = &routes;
         if method == Method::Options && !routes.repaired && routes.next.is_none() && to_us() {
             self.may_ask_us(turn, &uri)?;
             if turn.table.pools.all_down() {
@@ -103,7 +105,7 @@ impl Proxy {
             arrival: turn.arrival,
             view,
             essentials,
-            routes: &routes,
+            routes,
             method,
             package,
             source,
@@ -114,7 +116,7 @@ impl Proxy {
         if let Some(package) = package {
             self.stats.package(turn.table.rules.package_series(package), method);
         }
-        self.count_tokens(&routes);
+        self.count_tokens(routes);
         match self.decide(&request, rec) {
             Outcome::Forward(plan) if routes.secure && !write::is_secure(setup, &plan.hop) => {
                 return Err(Reason::Sips.into());

@@ -60,7 +60,13 @@ impl Proxy {
         let essentials = essentials.as_ref().map_err(|reason| *reason)?;
         let method = essentials.method;
         self.stats.received(Kind::Response(method), arrived.transport);
-        let (token, key_id) = self.verified(essentials, setup)?;
+        // By reference: a token is long to move.
+        let verified = &essentials
+            .via
+            .branch
+            .strip_prefix(super::COOKIE)
+            .map(|text| ViaToken::decode(text, &setup.ring));
+        let (token, key_id) = self.verified(verified.as_ref(), setup)?;
         let flow = arrived.flow(turn.arrival);
         let expected = match token.bound {
             Bound::Backend => from.is_backend(),
@@ -79,22 +85,22 @@ impl Proxy {
             if R::ON {
                 rec.step("response", format_args!("to a request of our own"));
             } else {
-                self.own_answered(turn, from, &token, code);
+                self.own_answered(turn, from, token, code);
             }
             return Ok(());
         }
-        let target = way_back(turn, &token)?;
+        let target = way_back(turn, token)?;
         let leaving = setup.listener(target.listener());
 
         self.edits.clear();
         self.cut_our_via(view, essentials)?;
-        self.rewrite_record_route(turn, view, essentials, &token, leaving, setup);
+        self.rewrite_record_route(turn, view, essentials, token, leaving, setup);
         let success = (200..300).contains(&code);
         if method == Method::Register && success {
             self.take_path_out(turn, view, setup);
         }
-        if let Some(publication) = token.publication.filter(|_| method == Method::Publish) {
-            self.publication_answered(turn, view, &publication, key_id, code, R::ON);
+        if let Some(publication) = token.publication.as_ref().filter(|_| method == Method::Publish) {
+            self.publication_answered(turn, view, publication, key_id, code, R::ON);
         }
         if !leaving.transport.is_datagram() {
             state_length(view, &mut self.edits);
@@ -114,27 +120,30 @@ impl Proxy {
                 signs::unavailable(&backend.state, turn, view, &token.back);
             }
         }
-        self.call_answered(turn, essentials, &token, from, code);
+        self.call_answered(turn, essentials, token, from, code);
         if success {
-            self.learn(turn, view, &token, essentials, from);
+            self.learn(turn, view, token, essentials, from);
         }
         Ok(())
     }
 
-    /// The token of the topmost Via, ours and genuine, and the id of its key.
-    fn verified(&self, essentials: &Essentials<'_>, setup: &Setup) -> Result<(ViaToken, u8), Reason> {
-        let text = essentials.via.branch.strip_prefix(super::COOKIE).ok_or(Reason::ForeignResponse)?;
-        match ViaToken::decode(text, &setup.ring) {
-            Ok((token, key_id)) => {
-                self.stats.key_used(key_id);
-                if token.router == setup.router { Ok((token, key_id)) } else { Err(Reason::ForeignResponse) }
+    /// The token of the topmost Via where it is ours and genuine, and the id of its key.
+    fn verified<'t>(
+        &self,
+        decoded: Option<&'t Result<(ViaToken, u8), Fault>>,
+        setup: &Setup,
+    ) -> Result<(&'t ViaToken, u8), Reason> {
+        match decoded {
+            Some(Ok((token, key_id))) => {
+                self.stats.key_used(*key_id);
+                if token.router == setup.router { Ok((token, *key_id)) } else { Err(Reason::ForeignResponse) }
             }
-            Err(Fault::Foreign) => Err(Reason::ForeignResponse),
-            Err(Fault::UnknownKey) => {
+            None | Some(Err(Fault::Foreign)) => Err(Reason::ForeignResponse),
+            Some(Err(Fault::UnknownKey)) => {
                 self.stats.add(Counter::UnknownKey, 1);
                 Err(Reason::ForeignResponse)
             }
-            Err(Fault::Forged) => {
+            Some(Err(Fault::Forged)) => {
                 self.stats.add(Counter::ForgedVia, 1);
                 Err(Reason::ForgedVia)
             }

@@ -65,17 +65,9 @@ struct Own<'a> {
 }
 
 impl<'a> Routes<'a> {
-    /// Reads the Routes. `trusted`: the request is from a backend or a trusted source.
-    pub fn read(
-        view: &View<'a>,
-        essentials: &Essentials<'a>,
-        method: Method,
-        uri: Uri<'a>,
-        setup: &Setup,
-        local: std::net::SocketAddr,
-        trusted: bool,
-    ) -> Result<Routes<'a>, Reason> {
-        let mut routes = Routes {
+    /// Of a request without any.
+    pub fn none(view: &View<'a>, uri: Uri<'a>) -> Routes<'a> {
+        Routes {
             ruri: view.ruri(),
             secure: uri.is_sips(),
             uri,
@@ -84,8 +76,20 @@ impl<'a> Routes<'a> {
             popped: 0,
             next: None,
             tokens: Tokens::None,
-        };
-        let Some(first) = view.value(HeaderId::Route) else { return Ok(routes) };
+        }
+    }
+
+    /// Reads the Routes, in place: all this is long to move. `trusted`: the request is from a backend or a trusted source.
+    pub fn read(
+        &mut self,
+        view: &View<'a>,
+        essentials: &Essentials<'a>,
+        method: Method,
+        setup: &Setup,
+        local: std::net::SocketAddr,
+        trusted: bool,
+    ) -> Result<(), Reason> {
+        let Some(first) = view.value(HeaderId::Route) else { return Ok(()) };
         let us = |uri: &Uri<'_>| uri.is_sip() && setup.names.is_us(uri.host.host, uri.host.port, local);
         let mut reader = TokenReader { setup, essentials, method, trusted, first: true, stopped: false };
 
@@ -93,45 +97,45 @@ impl<'a> Routes<'a> {
         if !view.is_repeated(HeaderId::Route)
             && let Some(user) = setup.own_route(first)
         {
-            (routes.single, routes.popped) = (true, 1);
-            routes.secure |= first.starts_with(b"<sips:");
-            reader.read(&Own { user: Some(user), ob: false }, &mut routes.tokens);
-            return Ok(routes);
+            (self.single, self.popped) = (true, 1);
+            self.secure |= first.starts_with(b"<sips:");
+            reader.read(&Own { user: Some(user), ob: false }, &mut self.tokens);
+            return Ok(());
         }
-        if us(&uri) && own_or_bare(uri.user, setup, essentials) {
+        if us(&self.uri) && own_or_bare(self.uri.user, setup, essentials) {
             let last = view.items(HeaderId::Route).last().ok_or(Reason::BadRoute)?;
             let addr = NameAddr::parse(last.value).ok_or(Reason::BadRoute)?;
             let target = Uri::parse(addr.uri).ok_or(Reason::BadRoute)?;
             if target.param(b"lr").is_none() && !us(&target) {
                 // A strict router (or a user agent that makes one of us) sent it: we were the Request-URI.
-                let own = Own { user: uri.user, ob: false };
-                routes.secure |= target.is_sips();
-                (routes.ruri, routes.uri, routes.repaired) = (addr.uri, target, true);
-                reader.read(&own, &mut routes.tokens);
+                let own = Own { user: self.uri.user, ob: false };
+                self.secure |= target.is_sips();
+                (self.ruri, self.uri, self.repaired) = (addr.uri, target, true);
+                reader.read(&own, &mut self.tokens);
             }
         }
         let mut items = view.items(HeaderId::Route).peekable();
         while let Some(item) = items.next() {
-            if routes.repaired && items.peek().is_none() {
+            if self.repaired && items.peek().is_none() {
                 break;
             }
             if let Some(user) = setup.own_route(item.value) {
-                routes.popped += 1;
-                routes.secure |= item.value.starts_with(b"<sips:");
-                reader.read(&Own { user: Some(user), ob: false }, &mut routes.tokens);
+                self.popped += 1;
+                self.secure |= item.value.starts_with(b"<sips:");
+                reader.read(&Own { user: Some(user), ob: false }, &mut self.tokens);
                 continue;
             }
             let addr = NameAddr::parse(item.value).ok_or(Reason::BadRoute)?;
             let route = Uri::parse(addr.uri).ok_or(Reason::BadRoute)?;
-            routes.secure |= route.is_sips();
+            self.secure |= route.is_sips();
             if !us(&route) {
-                routes.next = Some(addr.uri);
+                self.next = Some(addr.uri);
                 break;
             }
-            routes.popped += 1;
-            reader.read(&Own { user: route.user, ob: route.param(b"ob").is_some() }, &mut routes.tokens);
+            self.popped += 1;
+            reader.read(&Own { user: route.user, ob: route.param(b"ob").is_some() }, &mut self.tokens);
         }
-        Ok(routes)
+        Ok(())
     }
 
     /// Are there Routes to take out of the message?
@@ -192,10 +196,14 @@ impl TokenReader<'_> {
         let Some(user) = own.user.filter(|_| !self.stopped) else { return };
         if self.essentials.to_tag.is_some() && in_dialogs(self.method) {
             match RouteToken::decode(user, &self.setup.ring, self.essentials.call_id) {
-                Ok(token) => match tokens {
-                    Tokens::Route(list) => list.push(token),
-                    _ => *tokens = Tokens::Route(SmallVec::from_buf_and_len([token, token], 1)),
-                },
+                Ok(token) => {
+                    if !matches!(tokens, Tokens::Route(_)) {
+                        *tokens = Tokens::Route(SmallVec::new());
+                    }
+                    if let Tokens::Route(list) = tokens {
+                        list.push(token);
+                    }
+                }
                 Err(Fault::Foreign) => self.read_path(own, user, first, tokens),
                 Err(Fault::UnknownKey) => self.stop(Tokens::Unknown { path: None }, tokens),
                 Err(Fault::Forged) => self.stop(Tokens::Forged { path: false }, tokens),

@@ -32,7 +32,7 @@ pub struct Plan<'t> {
     /// The rule whose edits apply; `None` for what went by a token or a foreign Route.
     pub rule: Option<&'t Rule>,
     /// The first rr token that it came by.
-    pub token: Option<RouteToken>,
+    pub token: Option<&'t RouteToken>,
     /// SIP-If-Match is a tag of ours.
     pub unwrap: bool,
 }
@@ -150,7 +150,7 @@ fn called_back(request: &Request<'_>) -> Option<SocketAddr> {
 
 /// The flow that the request's token named, where it came by another one (SPEC 7.2), and the hash of its From tag.
 fn moved(request: &Request<'_>, plan: &Plan<'_>) -> Option<(Flow, u32)> {
-    let token = plan.token.as_ref().filter(|_| request.source == Source::Client)?;
+    let token = plan.token.filter(|_| request.source == Source::Client)?;
     let now = request.flow();
     let named = token.sides.iter().find_map(|side| match side {
         Side::Client(flow) => Some(*flow),
@@ -225,8 +225,8 @@ fn write_record_route(request: &Request<'_>, plan: &Plan<'_>, branch: u64, t: &m
     let token = match plan.token {
         Some(token) => {
             let mut sides = token.sides;
-            sides[sender_index(request, &token)] = sender(request);
-            RouteToken { router, sides, bits, ..token }
+            sides[sender_index(request, token)] = sender(request);
+            RouteToken { router, sides, bits, ..*token }
         }
         None => {
             let receiver = match plan.hop {

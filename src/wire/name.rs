@@ -353,10 +353,16 @@ impl std::fmt::Debug for Name {
 
 /// A name as the scan compares it: in lower case, and zeros behind it.
 #[derive(Clone, Copy)]
+#[repr(align(16))]
 struct Known {
     text: [u8; 16],
     name: Name,
+    /// A bit for each byte from the colon on, where anything may stand.
+    behind: u32,
 }
+
+/// Where no name has its place: no line's colon stands there.
+const NOBODY: Known = Known { text: [0; 16], name: Name::new(u32::MAX, 0, HeaderId::Other), behind: 0 };
 
 /// Multiplier by which no two names meet in one place; checked when it is compiled.
 const SPREAD: u32 = 0xec7e_97b9;
@@ -370,7 +376,7 @@ const fn place(first: u8, second: u8, len: usize) -> usize {
 }
 
 const fn build() -> [Known; 256] {
-    let mut known = [Known { text: [0; 16], name: Name::NONE }; 256];
+    let mut known = [NOBODY; 256];
     let mut i = 0;
     while i < NAMES.len() {
         let (name, id) = (NAMES[i].0.as_bytes(), NAMES[i].1);
@@ -378,8 +384,9 @@ const fn build() -> [Known; 256] {
         if len == 1 || !is_rare(id) {
             assert!(len < 16, "too long");
             let known = &mut known[place(name[0], if len > 1 { name[1] } else { b':' }, len)];
-            assert!(known.name.colon() == 0, "choose another SPREAD");
+            assert!(known.name.len() == 0, "choose another SPREAD");
             known.name = Name::new(len as u32, len as u16, id);
+            known.behind = u32::MAX << len;
             let mut at = 0;
             while at < len {
                 known.text[at] = name[at];
@@ -402,12 +409,10 @@ static KNOWN: [Known; 256] = build();
 pub(super) fn known_at(line: &[u8]) -> Option<Name> {
     let begin = line.first_chunk::<16>()?;
     let block = Block::of(begin);
-    let colon = block.is(b':').bits().trailing_zeros() as usize;
-    let known = &KNOWN[place(begin[0], begin[1], colon)];
-    // From the colon on anything may stand.
-    let same = block.or(Block::all(LOWER)).same(Block::of(&known.text)).bits() | u32::MAX << (colon % 32);
-    // A place without a name would be that of a line that begins with its colon.
-    (known.name.colon() as usize == colon && same == u32::MAX && colon > 0).then_some(known.name)
+    let colon = block.is(b':').bits().trailing_zeros();
+    let known = &KNOWN[place(begin[0], begin[1], colon as usize)];
+    let same = block.or(Block::all(LOWER)).same(Block::of(&known.text)).bits() | known.behind;
+    (known.name.colon() == colon && same == u32::MAX).then_some(known.name)
 }
 
 /// Whether header name `a`, as received, is the name `canonical_lower` (long form, lower case): compact forms of `a` are

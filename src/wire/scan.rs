@@ -361,10 +361,12 @@ fn find_lines(lines: &mut [Field], bytes: &[u8], from: usize) -> Lines {
     let room = lines.len();
     let mut free = lines.iter_mut();
     let (mut start, mut base) = (from, from);
-    'all: while let Some(rest) = bytes.get(base..).filter(|rest| !rest.is_empty()) {
-        let mut bits = match rest.first_chunk::<64>() {
-            Some(block) => block::controls(block),
-            None => last_controls(rest),
+    let mut rest = &bytes[from..];
+    'all: while !rest.is_empty() {
+        let mut bits;
+        (bits, rest) = match rest.split_first_chunk() {
+            Some((block, behind)) => (block::controls(block), behind),
+            None => (last_controls(bytes, rest.len()), &rest[..0]),
         };
         while bits != 0 {
             let at = base + bits.trailing_zeros() as usize;
@@ -395,22 +397,27 @@ fn find_lines(lines: &mut [Field], bytes: &[u8], from: usize) -> Lines {
 
 /// Names the lines by what is known; gives the place of the first that is not, or that there is none.
 ///
-/// No call in this loop: it would cost each line a dozen moves.
+/// No call in this loop: it would cost each line a dozen moves. From the last line to the first, so that the first of a name
+/// is noted last, without asking: a wrong guess by the processor costs as much as naming two lines.
 #[inline(never)]
 fn name_lines(lines: &mut [Field], bytes: &[u8], first: &mut [u16; IDS], twice: &mut u64) -> usize {
     let mut unnamed = usize::MAX;
-    for (place, field) in lines.iter_mut().enumerate() {
+    let (mut once, mut again) = (0, 0);
+    for (place, field) in lines.iter_mut().enumerate().rev() {
         match known_at(&bytes[field.start as usize..]) {
             Some(name) => {
                 field.name = name;
-                note(first, twice, name, place);
+                again |= once & 1 << name.place();
+                once |= 1 << name.place();
+                first[name.place()] = place as u16;
             }
             None => {
                 field.name = Name::NONE;
-                unnamed = unnamed.min(place);
+                unnamed = place;
             }
         }
     }
+    *twice |= again;
     unnamed
 }
 
@@ -429,24 +436,18 @@ fn name_others(
         if field.name.colon() == 0 {
             field.name = other_name(&bytes[field.start as usize..], (field.end - 2 - field.start) as usize);
             all &= field.name.colon() > 0;
-            // Others of its name may have been noted before it.
-            let first = &mut first[field.name.place()];
-            *twice |= u64::from(*first != u16::MAX) << field.name.place();
-            *first = (*first).min(place as u16);
+            note(first, twice, field.name, place);
         }
     }
     all
 }
 
-/// Notes the next field.
+/// Notes a field, in whatever order.
 #[inline(always)]
 fn note(first: &mut [u16; IDS], twice: &mut u64, name: Name, place: usize) {
     let first = &mut first[name.place()];
-    if *first == u16::MAX {
-        *first = place as u16;
-    } else {
-        *twice |= 1 << name.place();
-    }
+    *twice |= u64::from(*first != u16::MAX) << name.place();
+    *first = (*first).min(place as u16);
 }
 
 impl Span {
@@ -499,12 +500,17 @@ fn other_name(rest: &[u8], len: usize) -> Name {
     Name::new(colon as u32, name.len() as u16, id)
 }
 
-/// As `block::controls`, of fewer than 64 bytes.
-#[inline(never)]
-fn last_controls(rest: &[u8]) -> u64 {
-    let mut padded = [0xff; 64];
-    padded[..rest.len()].copy_from_slice(rest);
-    block::controls(&padded)
+/// As `block::controls`, of the last `len` bytes, fewer than 64.
+fn last_controls(bytes: &[u8], len: usize) -> u64 {
+    match bytes.last_chunk() {
+        // Sixty-four once more, but for those already seen.
+        Some(block) => block::controls(block) >> (64 - len),
+        None => {
+            let mut padded = [0xff; 64];
+            padded[..len].copy_from_slice(&bytes[bytes.len() - len..]);
+            block::controls(&padded)
+        }
+    }
 }
 
 /// `start..end` without blanks at its ends (within one line).

@@ -152,6 +152,11 @@ const MAC: usize = 8;
 const ROOM: usize = 256;
 const _: () = assert!(MAX + base64url::SLACK <= ROOM);
 
+/// The first byte of a payload.
+const fn first(kind: u8, key_id: u8) -> u8 {
+    VERSION << 6 | kind << 4 | key_id & 15
+}
+
 /// The keys: up to 16, the first signs, all verify (SPEC 3.1).
 #[derive(Clone)]
 pub struct Ring {
@@ -179,60 +184,44 @@ impl Ring {
         SipHasher13::new_with_key(&self.keys[self.signing as usize].unwrap_or_default()).hash(text)
     }
 
-    /// The MAC of the first `len` bytes of `room` and the binding, which is written behind them where it fits: in one piece it
-    /// takes half as long as in two.
-    fn mac(&self, id: u8, room: &mut [u8; ROOM], len: usize, binding: &[u8]) -> Option<u64> {
+    /// The MAC of the first `len` bytes of `room` and of what binds them, which is written behind them where it fits: in one
+    /// piece it takes half as long as in several. `None` where the ring does not hold the key.
+    fn mac(&self, id: u8, room: &mut [u8; ROOM], len: usize, binding: &[&[u8]]) -> Option<u64> {
         let mut hasher = SipHasher24::new_with_key(self.keys[(id & 15) as usize].as_ref()?);
-        if let Some(behind) = room.get_mut(len..len + binding.len()) {
-            behind.copy_from_slice(binding);
-            return Some(hasher.hash(&room[..len + binding.len()]));
+        let mut end = len;
+        for part in binding {
+            let Some(behind) = room.get_mut(end..end + part.len()) else {
+                hasher.write(&room[..len]);
+                binding.iter().for_each(|part| hasher.write(part));
+                return Some(hasher.finish());
+            };
+            behind.copy_from_slice(part);
+            end += part.len();
         }
-        hasher.write(&room[..len]);
-        hasher.write(binding);
-        Some(hasher.finish())
+        Some(hasher.hash(&room[..end]))
     }
 
-    fn seal(&self, mut w: Writer, binding: &[u8], out: &mut Vec<u8>) {
-        let mac = self.mac(self.signing, &mut w.bytes, w.len, binding).unwrap_or_default();
+    /// Appends the token's text: what was written and its MAC by the key `id`. By reference: a move of the writer would cost
+    /// as much as half the MAC.
+    fn seal(&self, id: u8, w: &mut Writer, binding: &[&[u8]], out: &mut Vec<u8>) {
+        let mac = self.mac(id, &mut w.bytes, w.len, binding).unwrap_or_default();
         w.put(&mac.to_be_bytes());
         base64url::encode(&w.bytes, w.len, out);
     }
 
-    /// Decodes the text, checks form and MAC; hands the payload behind its first two bytes to `read`, which must use it up,
-    /// and the router id. Gives what `read` made, and the key id.
-    fn open<T>(
-        &self,
-        kind: u8,
-        text: &[u8],
-        binding: &[u8],
-        read: impl FnOnce(&mut Reader<'_>, u8) -> Option<T>,
-    ) -> Result<(T, u8), Fault> {
-        // A text as long as no token of ours is none; the bound also keeps the decoder inside `room`.
-        if text.len() < 24 || text.len() > MAX * 4 / 3 || !FIRST[usize::from(kind)].contains(&text[0]) {
-            return Err(Fault::Foreign);
+    /// Is the MAC that of the payload in `room` and of what binds it? It is written over.
+    fn check(&self, opened: &Opened, room: &mut [u8; ROOM], binding: &[&[u8]]) -> Result<(), Fault> {
+        match self.mac(opened.key_id, room, opened.len, binding) {
+            None => Err(Fault::UnknownKey),
+            Some(mac) if mac == opened.mac => Ok(()),
+            Some(_) => Err(Fault::Forged),
         }
-        let mut room = [0u8; ROOM];
-        let n = base64url::decode(text, &mut room).ok_or(Fault::Foreign)?;
-        let (payload, mac) = room[..n].split_last_chunk::<MAC>().ok_or(Fault::Foreign)?;
-        let got = u64::from_be_bytes(*mac);
-        let (len, [first, router, body @ ..]) = (payload.len(), payload) else { return Err(Fault::Foreign) };
-        let (first, router) = (*first, *router);
-        if first >> 6 != VERSION || (first >> 4) & 3 != kind {
-            return Err(Fault::Foreign);
-        }
-        let mut reader = Reader { rest: body };
-        let value = read(&mut reader, router).filter(|_| reader.rest.is_empty()).ok_or(Fault::Foreign)?;
-        let key_id = first & 15;
-        let expected = self.mac(key_id, &mut room, len, binding).ok_or(Fault::UnknownKey)?;
-        if expected != got {
-            return Err(Fault::Forged);
-        }
-        Ok((value, key_id))
     }
 
+    #[inline]
     fn start(&self, kind: u8, router: u8) -> Writer {
         let mut w = Writer::new();
-        w.put(&[VERSION << 6 | kind << 4 | self.signing, router]);
+        w.put(&[first(kind, self.signing), router]);
         w
     }
 }
@@ -273,36 +262,39 @@ impl ViaToken {
         if let Some(addr) = self.reopen {
             w.addr(addr);
         }
-        ring.seal(w, b"", out);
+        ring.seal(ring.signing, &mut w, &[], out);
     }
 
     /// The token and the id of its key.
     pub fn decode(text: &[u8], ring: &Ring) -> Result<(ViaToken, u8), Fault> {
-        ring.open(VIA, text, b"", |r, router| {
-            let flags = r.byte()?;
-            if flags & !127 != 0 {
-                return None;
-            }
-            let (back, _) = r.flow()?;
-            let bound = if flags & 2 != 0 { Bound::Client(r.u32()?) } else { Bound::Backend };
-            let (branch, loop_hash) = (u64::from_be_bytes(r.take()?), r.u32()?);
-            let moved = if flags & 4 != 0 { Some((r.flow()?.0, r.u32()?)) } else { None };
-            let publication = if flags & 8 != 0 { Some(Publication::read(r)?) } else { None };
-            let reopen = if flags & 16 != 0 { Some(r.addr(flags & 32 != 0)?) } else { None };
-            let (from_backend, own) = (flags & 1 != 0, flags & 64 != 0);
-            Some(ViaToken {
-                router,
-                back,
-                own,
-                from_backend,
-                bound,
-                branch,
-                loop_hash,
-                reopen,
-                moved,
-                publication,
-            })
-        })
+        let mut room = [0; ROOM];
+        let opened = Opened::read(VIA, text, &mut room)?;
+        let mut r = opened.reader(&room);
+        let flags = r.byte();
+        let (back, _) = r.flow();
+        let bound = if flags & 2 != 0 { Bound::Client(r.u32()) } else { Bound::Backend };
+        let (branch, loop_hash) = (u64::from_be_bytes(r.take()), r.u32());
+        let moved = (flags & 4 != 0).then(|| (r.flow().0, r.u32()));
+        let publication = (flags & 8 != 0).then(|| Publication::read(&mut r));
+        let reopen = (flags & 16 != 0).then(|| r.addr(flags & 32 != 0));
+        if flags & !127 != 0 || !r.is_used_up() {
+            return Err(Fault::Foreign);
+        }
+        ring.check(&opened, &mut room, &[])?;
+        let (from_backend, own) = (flags & 1 != 0, flags & 64 != 0);
+        let token = ViaToken {
+            router: opened.router,
+            back,
+            own,
+            from_backend,
+            bound,
+            branch,
+            loop_hash,
+            reopen,
+            moved,
+            publication,
+        };
+        Ok((token, opened.key_id))
     }
 }
 
@@ -315,20 +307,22 @@ impl RouteToken {
         }
         w.put(&self.tag.to_be_bytes());
         w.put(&self.bits.to_be_bytes());
-        ring.seal(w, call_id, out);
+        ring.seal(ring.signing, &mut w, &[call_id], out);
     }
 
     /// The token and the id of its key.
     pub fn decode(text: &[u8], ring: &Ring, call_id: &[u8]) -> Result<(RouteToken, u8), Fault> {
-        ring.open(ROUTE, text, call_id, |r, router| {
-            let (a, owns_a) = r.side()?;
-            let (b, owns_b) = r.side()?;
-            if owns_a == owns_b {
-                return None;
-            }
-            let (tag, bits) = (r.u32()?, u16::from_be_bytes(r.take()?));
-            Some(RouteToken { router, sides: [a, b], owner: u8::from(owns_b), tag, bits })
-        })
+        let mut room = [0; ROOM];
+        let opened = Opened::read(ROUTE, text, &mut room)?;
+        let mut r = opened.reader(&room);
+        let ((a, owns_a), (b, owns_b)) = (r.side(), r.side());
+        let (tag, bits) = (r.u32(), r.u16());
+        if owns_a == owns_b || !r.is_used_up() {
+            return Err(Fault::Foreign);
+        }
+        ring.check(&opened, &mut room, &[call_id])?;
+        let (router, owner) = (opened.router, u8::from(owns_b));
+        Ok((RouteToken { router, sides: [a, b], owner, tag, bits }, opened.key_id))
     }
 }
 
@@ -337,12 +331,20 @@ impl PathToken {
     pub fn encode(&self, ring: &Ring, out: &mut Vec<u8>) {
         let mut w = ring.start(PATH, self.router);
         w.flow(&self.flow, 0);
-        ring.seal(w, b"", out);
+        ring.seal(ring.signing, &mut w, &[], out);
     }
 
     /// The token and the id of its key.
     pub fn decode(text: &[u8], ring: &Ring) -> Result<(PathToken, u8), Fault> {
-        ring.open(PATH, text, b"", |r, router| Some(PathToken { router, flow: r.flow()?.0 }))
+        let mut room = [0; ROOM];
+        let opened = Opened::read(PATH, text, &mut room)?;
+        let mut r = opened.reader(&room);
+        let (flow, _) = r.flow();
+        if !r.is_used_up() {
+            return Err(Fault::Foreign);
+        }
+        ring.check(&opened, &mut room, &[])?;
+        Ok((PathToken { router: opened.router, flow }, opened.key_id))
     }
 }
 
@@ -393,9 +395,19 @@ impl Writer {
         }
     }
 
+    #[inline]
     fn addr(&mut self, addr: SocketAddr) {
-        self.ip(addr.ip());
-        self.put(&addr.port().to_be_bytes());
+        let [high, low] = addr.port().to_be_bytes();
+        match addr.ip() {
+            IpAddr::V4(ip) => {
+                let [a, b, c, d] = ip.octets();
+                self.put(&[a, b, c, d, high, low]);
+            }
+            IpAddr::V6(ip) => {
+                self.put(&ip.octets());
+                self.put(&[high, low]);
+            }
+        }
     }
 
     fn flow(&mut self, flow: &Flow, owns: u8) {
@@ -404,8 +416,9 @@ impl Writer {
                 let v6 = if peer.is_ipv6() { V6 } else { 0 };
                 // A local address of the other family cannot be: the flow would not exist.
                 let local = local.filter(|l| l.is_ipv6() == peer.is_ipv6());
-                self.put(&[DATAGRAM | v6 | if local.is_some() { LOCAL } else { 0 } | owns]);
-                self.put(&listener.to_be_bytes());
+                let descriptor = DATAGRAM | v6 | if local.is_some() { LOCAL } else { 0 } | owns;
+                let [high, low] = listener.to_be_bytes();
+                self.put(&[descriptor, high, low]);
                 self.addr(*peer);
                 if let Some(local) = local {
                     self.ip(local);
@@ -435,70 +448,135 @@ impl Writer {
     }
 }
 
+/// A token's text that has the form of its type; the MAC is not checked yet.
+struct Opened {
+    /// Of the payload.
+    len: usize,
+    mac: u64,
+    router: u8,
+    key_id: u8,
+}
+
+impl Opened {
+    /// Decodes the text into `room`.
+    fn read(kind: u8, text: &[u8], room: &mut [u8; ROOM]) -> Result<Opened, Fault> {
+        // A text as long as no token of ours is none; the bound also keeps the decoder inside `room`.
+        if text.len() < 24 || text.len() > MAX * 4 / 3 || !FIRST[usize::from(kind)].contains(&text[0]) {
+            return Err(Fault::Foreign);
+        }
+        let n = base64url::decode(text, room).ok_or(Fault::Foreign)?;
+        let (payload, mac) = room[..n].split_last_chunk::<MAC>().ok_or(Fault::Foreign)?;
+        let [begin, router, ..] = *payload else { return Err(Fault::Foreign) };
+        let key_id = begin & 15;
+        if begin != first(kind, key_id) {
+            return Err(Fault::Foreign);
+        }
+        Ok(Opened { len: payload.len(), mac: u64::from_be_bytes(*mac), router, key_id })
+    }
+
+    /// Of what stands behind the first two bytes.
+    fn reader<'a>(&self, room: &'a [u8; ROOM]) -> Reader<'a> {
+        Reader { rest: &room[2..self.len], short: false }
+    }
+}
+
+/// Reads a payload. What is not there is zero, and told at the end: a token is long to move as an `Option`.
 struct Reader<'a> {
     rest: &'a [u8],
+    /// Something was missing, or no form of ours.
+    short: bool,
 }
 
 impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (part, rest) = self.rest.split_first_chunk::<N>()?;
+    fn is_used_up(&self) -> bool {
+        self.rest.is_empty() && !self.short
+    }
+
+    #[inline]
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        match self.rest.split_first_chunk::<N>() {
+            Some((part, rest)) => {
+                self.rest = rest;
+                *part
+            }
+            None => {
+                self.short = true;
+                [0; N]
+            }
+        }
+    }
+
+    fn byte(&mut self) -> u8 {
+        let [byte] = self.take();
+        byte
+    }
+
+    fn u16(&mut self) -> u16 {
+        u16::from_be_bytes(self.take())
+    }
+
+    fn u32(&mut self) -> u32 {
+        u32::from_be_bytes(self.take())
+    }
+
+    fn ip(&mut self, v6: bool) -> IpAddr {
+        if v6 { Ipv6Addr::from(self.take::<16>()).into() } else { Ipv4Addr::from(self.take::<4>()).into() }
+    }
+
+    fn addr(&mut self, v6: bool) -> SocketAddr {
+        SocketAddr::new(self.ip(v6), self.u16())
+    }
+
+    /// As nearly all are: a datagram flow of IPv4 without an address of ours.
+    #[inline(always)]
+    fn plain(&mut self) -> Option<(Flow, bool)> {
+        let ([descriptor, high, low, a, b, c, d, port @ ..], rest) = self.rest.split_first_chunk::<9>()?;
+        if descriptor & !1 != DATAGRAM {
+            return None;
+        }
         self.rest = rest;
-        Some(*part)
-    }
-
-    fn byte(&mut self) -> Option<u8> {
-        self.take::<1>().map(|b| b[0])
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.take().map(u16::from_be_bytes)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.take().map(u32::from_be_bytes)
-    }
-
-    fn ip(&mut self, v6: bool) -> Option<IpAddr> {
-        Some(if v6 {
-            IpAddr::V6(Ipv6Addr::from(self.take::<16>()?))
-        } else {
-            IpAddr::V4(Ipv4Addr::from(self.take::<4>()?))
-        })
-    }
-
-    fn addr(&mut self, v6: bool) -> Option<SocketAddr> {
-        Some(SocketAddr::new(self.ip(v6)?, self.u16()?))
+        let peer = SocketAddr::from(([*a, *b, *c, *d], u16::from_be_bytes(*port)));
+        let listener = u16::from_be_bytes([*high, *low]);
+        Some((Flow::Datagram { listener, local: None, peer }, descriptor & 1 != 0))
     }
 
     /// A side and whether it owns the tag.
-    fn side(&mut self) -> Option<(Side, bool)> {
-        let descriptor = self.byte()?;
+    fn side(&mut self) -> (Side, bool) {
+        let descriptor = self.byte();
         let (v6, owns) = (descriptor & V6 != 0, descriptor & 1 != 0);
         let side = match descriptor & 0xc0 {
-            DATAGRAM if descriptor & 0x0e == 0 => {
-                let (listener, peer) = (self.u16()?, self.addr(v6)?);
-                let local = if descriptor & LOCAL != 0 { Some(self.ip(v6)?) } else { None };
-                Side::Client(Flow::Datagram { listener, local, peer })
-            }
             STREAM if descriptor & 0x3e == 0 => {
-                let (listener, router, boot, core) = (self.u16()?, self.byte()?, self.u16()?, self.byte()?);
-                let [a, b, c] = self.take()?;
-                let (slot, generation) = (u32::from_be_bytes([0, a, b, c]), self.u16()?);
+                let (listener, router, boot, core) = (self.u16(), self.byte(), self.u16(), self.byte());
+                let [a, b, c] = self.take();
+                let (slot, generation) = (u32::from_be_bytes([0, a, b, c]), self.u16());
                 Side::Client(Flow::Stream { listener, id: FlowId { router, boot, core, slot, generation } })
             }
-            BACKEND if descriptor & LOCAL == 0 => {
-                let transport = *Transport::ALL.get(usize::from(descriptor >> 1 & 7))?;
-                Side::Backend { addr: self.addr(v6)?, transport }
+            BACKEND => {
+                let transport = Transport::ALL.get(usize::from(descriptor >> 1 & 7));
+                self.short |= transport.is_none() || descriptor & LOCAL != 0;
+                Side::Backend { addr: self.addr(v6), transport: *transport.unwrap_or(&Transport::Udp) }
             }
-            _ => return None,
+            kind => {
+                self.short |= kind != DATAGRAM || descriptor & 0x0e != 0;
+                let (listener, peer) = (self.u16(), self.addr(v6));
+                let local = (descriptor & LOCAL != 0).then(|| self.ip(v6));
+                Side::Client(Flow::Datagram { listener, local, peer })
+            }
         };
-        Some((side, owns))
+        (side, owns)
     }
 
-    fn flow(&mut self) -> Option<(Flow, bool)> {
-        match self.side()? {
-            (Side::Client(flow), owns) => Some((flow, owns)),
-            _ => None,
+    #[inline]
+    fn flow(&mut self) -> (Flow, bool) {
+        if let Some(plain) = self.plain() {
+            return plain;
+        }
+        match self.side() {
+            (Side::Client(flow), owns) => (flow, owns),
+            (Side::Backend { addr, .. }, owns) => {
+                self.short = true;
+                (Flow::Datagram { listener: 0, local: None, peer: addr }, owns)
+            }
         }
     }
 }

@@ -33,7 +33,10 @@ impl<'a> Via<'a> {
     /// the whole are told; `own` ends with the cookie of the branch.
     pub(super) fn own(value: &'a [u8], own: &[u8]) -> Option<Via<'a>> {
         const COOKIE: usize = b"z9hG4bK".len();
-        let token = value.strip_prefix(own).filter(|token| !own.is_empty() && is_text(token))?;
+        if own.is_empty() {
+            return None;
+        }
+        let token = value.strip_prefix(own).filter(|token| is_text(token))?;
         let none = &value[..0];
         let branch = value.get(value.len() - token.len() - COOKIE..)?;
         let sent_by = HostPort { host: none, port: None };

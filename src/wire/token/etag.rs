@@ -3,12 +3,9 @@
 //! The original tag follows the token digit for digit (Asterisk reads it with `%d`), whatever its length: a wrapped tag is
 //! 24 characters longer, and the size of a message bounds it. The text is a `token` of RFC 3261 where the original is one.
 
-use std::hash::Hasher;
+use siphasher::sip::SipHasher13;
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use siphasher::sip::{SipHasher13, SipHasher24};
-
-use super::{FIRST, Fault, MAC, MAX, Ring, VERSION, Writer};
+use super::{Fault, MAC, Opened, ROOM, Reader, Ring, Writer, first};
 
 const ETAG: u8 = 3;
 const PAYLOAD: usize = 10;
@@ -37,9 +34,9 @@ impl Publication {
         w.put(&margin.to_be_bytes());
     }
 
-    pub(super) fn read(r: &mut super::Reader<'_>) -> Option<Publication> {
-        let (key, backend, margin) = (u64::from_be_bytes(r.take()?), r.u32()?, r.u16()?);
-        Some(Publication { key, backend, margin: margin & !ASTERISK, asterisk: margin & ASTERISK != 0 })
+    pub(super) fn read(r: &mut Reader<'_>) -> Publication {
+        let (key, backend, margin) = (u64::from_be_bytes(r.take()), r.u32(), r.u16());
+        Publication { key, backend, margin: margin & !ASTERISK, asterisk: margin & ASTERISK != 0 }
     }
 }
 
@@ -66,15 +63,15 @@ impl EtagToken {
         original: &[u8],
         out: &mut Vec<u8>,
     ) -> bool {
-        let mut bytes = [0; PAYLOAD + MAC];
-        bytes[0] = VERSION << 6 | ETAG << 4 | (key_id & 15);
-        bytes[2..6].copy_from_slice(&self.backend.to_be_bytes());
-        bytes[6..10].copy_from_slice(&self.issued.to_be_bytes());
-        let Some(mac) = mac(ring, key_id, &bytes[..PAYLOAD], publication, original) else { return false };
-        bytes[PAYLOAD..].copy_from_slice(&mac.to_be_bytes());
-        let mut text = [0; EtagToken::LEN];
-        let n = URL_SAFE_NO_PAD.encode_slice(bytes, &mut text).unwrap_or(0);
-        out.extend_from_slice(&text[..n]);
+        if !ring.holds(key_id) {
+            return false;
+        }
+        let mut w = Writer::new();
+        w.put(&[first(ETAG, key_id), 0]);
+        w.put(&self.backend.to_be_bytes());
+        w.put(&self.issued.to_be_bytes());
+        // Payload and key have fixed lengths: no two bindings give one input.
+        ring.seal(key_id, &mut w, &[&publication.to_be_bytes(), original], out);
         out.extend_from_slice(original);
         true
     }
@@ -87,37 +84,24 @@ impl EtagToken {
         publication: impl FnOnce(u8) -> u64,
     ) -> Result<(EtagToken, &'a [u8], u8), Fault> {
         let (text, original) = tag.split_at_checked(EtagToken::LEN).ok_or(Fault::Foreign)?;
-        if original.is_empty() || !FIRST[usize::from(ETAG)].contains(&text[0]) {
+        if original.is_empty() {
             return Err(Fault::Foreign);
         }
-        let mut bytes = [0; MAX];
-        let n = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes).map_err(|_| Fault::Foreign)?;
-        let (payload, sealed) = bytes[..n].split_at(PAYLOAD);
-        // The second byte is zero, which tells tags of others that begin alike (one UUID in four would).
-        if payload[0] >> 4 != VERSION << 2 | ETAG || payload[1] != 0 {
+        let mut room = [0; ROOM];
+        let opened = Opened::read(ETAG, text, &mut room)?;
+        let mut r = opened.reader(&room);
+        let (backend, issued) = (r.u32(), r.u32());
+        // The zero byte tells ours from tags of others that begin alike (one UUID in four would).
+        if opened.router != 0 || !r.is_used_up() {
             return Err(Fault::Foreign);
         }
-        let key_id = payload[0] & 15;
-        if !ring.holds(key_id) {
+        if !ring.holds(opened.key_id) {
             return Err(Fault::UnknownKey);
         }
-        let got = u64::from_be_bytes(sealed.try_into().map_err(|_| Fault::Foreign)?);
-        if mac(ring, key_id, payload, publication(key_id), original) != Some(got) {
-            return Err(Fault::Forged);
-        }
-        let word =
-            |at: usize| u32::from_be_bytes([payload[at], payload[at + 1], payload[at + 2], payload[at + 3]]);
-        Ok((EtagToken { backend: word(2), issued: word(6) }, original, key_id))
+        let key = publication(opened.key_id).to_be_bytes();
+        ring.check(&opened, &mut room, &[&key, original])?;
+        Ok((EtagToken { backend, issued }, original, opened.key_id))
     }
-}
-
-/// The payload and the key have fixed lengths: no two bindings give one input.
-fn mac(ring: &Ring, key_id: u8, payload: &[u8], publication: u64, original: &[u8]) -> Option<u64> {
-    let mut hasher = SipHasher24::new_with_key(ring.keys[usize::from(key_id & 15)].as_ref()?);
-    hasher.write(payload);
-    hasher.write(&publication.to_be_bytes());
-    hasher.write(original);
-    Some(hasher.finish())
 }
 
 impl Ring {
@@ -134,6 +118,7 @@ impl Ring {
 
 #[cfg(test)]
 mod tests {
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     use proptest::prelude::*;
 
     use super::*;
