@@ -12,7 +12,7 @@ use crate::{
     route::{Peer, Source, Table},
     stats::Counter,
     wire::{
-        Essentials, Method,
+        Essentials, Method, Response,
         token::{Flow, ViaToken},
     },
 };
@@ -32,7 +32,7 @@ impl Proxy {
                 self.count_call(recorded, false);
             }
             (Method::Bye, Some(_)) => {
-                shared.calls.end(self.dialog(request.setup, request.essentials), request.turn.now);
+                shared.calls.end(self.dialog_of(request), request.turn.now);
             }
             _ => {}
         }
@@ -42,19 +42,21 @@ impl Proxy {
     pub(super) fn call_answered(
         &mut self,
         turn: &Turn<'_>,
-        essentials: &Essentials<'_>,
+        response: &Response<'_>,
         token: &ViaToken,
         from: Source,
         code: u16,
     ) {
-        if essentials.method != Method::Invite || code < 200 {
+        if response.method != Method::Invite || code < 200 {
             return;
         }
         let shared = turn.shared;
         if code < 300
             && let Some(backend) = party(turn, token, from)
+            && let Ok((from, to)) = response.parties()
         {
-            let key = self.dialog(turn.setup, essentials);
+            let tags = (from.tag().unwrap_or_default(), to.tag().unwrap_or_default());
+            let key = self.dialog(turn.setup, response.call_id, tags);
             let recorded = shared.calls.put(key, backend, calls::CALL_S, turn.now);
             self.count_call(recorded, true);
         }
@@ -63,7 +65,7 @@ impl Proxy {
 
     /// Is it of a call that goes on, or ended a moment ago?
     pub(super) fn has_call(&mut self, request: &Request<'_>) -> bool {
-        let key = self.dialog(request.setup, request.essentials);
+        let key = self.dialog_of(request);
         request.turn.shared.calls.knows(key, request.turn.now)
     }
 
@@ -72,11 +74,15 @@ impl Proxy {
         self.stats.add(Counter::CallsDropped, u64::from(recorded == Recorded::Dropped));
     }
 
+    fn dialog_of(&mut self, request: &Request<'_>) -> u64 {
+        let Essentials { call_id, from_tag, to_tag, .. } = *request.essentials;
+        self.dialog(request.setup, call_id, (from_tag, to_tag.unwrap_or_default()))
+    }
+
     /// Call-ID and both tags, whoever asks.
-    fn dialog(&mut self, setup: &Setup, essentials: &Essentials<'_>) -> u64 {
-        let (a, b) = (essentials.from_tag, essentials.to_tag.unwrap_or_default());
+    fn dialog(&mut self, setup: &Setup, call_id: &[u8], (a, b): (&[u8], &[u8])) -> u64 {
         self.text.clear();
-        for part in [essentials.call_id, a.min(b), a.max(b)] {
+        for part in [call_id, a.min(b), a.max(b)] {
             hash::part(&mut self.text, part);
         }
         setup.ring.hash(&self.text)

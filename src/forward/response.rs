@@ -13,7 +13,7 @@ use crate::{
     route::{Recorder, Source},
     stats::{Counter, Kind},
     wire::{
-        Essentials, HeaderId, Item, Method, NameAddr, Reason, Span, Start, Uri, View,
+        HeaderId, Item, Method, NameAddr, Reason, Response, Span, Start, Uri, Via, View,
         inspect::inspect_response,
         ip,
         token::{Bound, Fault, Flow, PathToken, RouteToken, ViaToken, flow_hash, is_text},
@@ -56,17 +56,28 @@ impl Proxy {
         let arrived = setup.listener(turn.arrival.listener);
         let from = turn.source;
         let sender = if from.is_backend() { Reader::Backend } else { Reader::Client };
-        let essentials = &inspect_response(view, arrived.via_value(sender));
-        let essentials = essentials.as_ref().map_err(|reason| *reason)?;
-        let method = essentials.method;
+        let response = &inspect_response(view)?;
+        if !from.is_backend() {
+            // What a client writes is checked to the letter before a backend reads it.
+            response.parties()?;
+        }
+        let method = response.method;
+        let via = view.value(HeaderId::Via).ok_or(Reason::BrokenResponse)?;
+        // Nearly all: as we wrote it, alone in its line. By reference: a token is long to move.
+        let text = arrived.via_value(sender).and_then(|ours| via.strip_prefix(ours));
+        let whole = text.map(|text| ViaToken::decode(text, &setup.ring));
+        let other;
+        let (decoded, own_len) = match &whole {
+            Some(decoded @ (Ok(_) | Err(Fault::UnknownKey | Fault::Forged))) => (decoded, via.len()),
+            None | Some(Err(Fault::Foreign)) => {
+                let top = Via::first(via).ok_or(Reason::BrokenResponse)?;
+                let text = top.branch.strip_prefix(super::COOKIE);
+                other = text.ok_or(Fault::Foreign).and_then(|text| ViaToken::decode(text, &setup.ring));
+                (&other, top.whole.len())
+            }
+        };
         self.stats.received(Kind::Response(method), arrived.transport);
-        // By reference: a token is long to move.
-        let verified = &essentials
-            .via
-            .branch
-            .strip_prefix(super::COOKIE)
-            .map(|text| ViaToken::decode(text, &setup.ring));
-        let (token, key_id) = self.verified(verified.as_ref(), setup)?;
+        let (token, key_id) = self.verified(decoded, setup)?;
         let flow = arrived.flow(turn.arrival);
         let expected = match token.bound {
             Bound::Backend => from.is_backend(),
@@ -93,8 +104,8 @@ impl Proxy {
         let leaving = setup.listener(target.listener());
 
         self.edits.clear();
-        self.cut_our_via(view, essentials)?;
-        self.rewrite_record_route(turn, view, essentials, token, leaving, setup);
+        self.cut_our_via(view, own_len)?;
+        self.rewrite_record_route(turn, view, response, token, leaving, setup);
         let success = (200..300).contains(&code);
         if method == Method::Register && success {
             self.take_path_out(turn, view, setup);
@@ -120,9 +131,9 @@ impl Proxy {
                 signs::unavailable(&backend.state, turn, view, &token.back);
             }
         }
-        self.call_answered(turn, essentials, token, from, code);
+        self.call_answered(turn, response, token, from, code);
         if success {
-            self.learn(turn, view, token, essentials, from);
+            self.learn(turn, view, token, response, from);
         }
         Ok(())
     }
@@ -130,30 +141,30 @@ impl Proxy {
     /// The token of the topmost Via where it is ours and genuine, and the id of its key.
     fn verified<'t>(
         &self,
-        decoded: Option<&'t Result<(ViaToken, u8), Fault>>,
+        decoded: &'t Result<(ViaToken, u8), Fault>,
         setup: &Setup,
     ) -> Result<(&'t ViaToken, u8), Reason> {
         match decoded {
-            Some(Ok((token, key_id))) => {
+            Ok((token, key_id)) => {
                 self.stats.key_used(*key_id);
                 if token.router == setup.router { Ok((token, *key_id)) } else { Err(Reason::ForeignResponse) }
             }
-            None | Some(Err(Fault::Foreign)) => Err(Reason::ForeignResponse),
-            Some(Err(Fault::UnknownKey)) => {
+            Err(Fault::Foreign) => Err(Reason::ForeignResponse),
+            Err(Fault::UnknownKey) => {
                 self.stats.add(Counter::UnknownKey, 1);
                 Err(Reason::ForeignResponse)
             }
-            Some(Err(Fault::Forged)) => {
+            Err(Fault::Forged) => {
                 self.stats.add(Counter::ForgedVia, 1);
                 Err(Reason::ForgedVia)
             }
         }
     }
 
-    /// Takes our Via off. A response without another one was ours to receive: none of ours asks for one yet.
-    fn cut_our_via(&mut self, view: &View<'_>, essentials: &Essentials<'_>) -> Result<(), Reason> {
+    /// Takes our Via off, which is so long. A response without another one was ours to receive: none of ours asks for one yet.
+    fn cut_our_via(&mut self, view: &View<'_>, own_len: usize) -> Result<(), Reason> {
         let first = view.first(HeaderId::Via).ok_or(Reason::BrokenResponse)?;
-        if view.is_repeated(HeaderId::Via) && view.value_of(first).len() == essentials.via.whole.len() {
+        if view.is_repeated(HeaderId::Via) && view.value_of(first).len() == own_len {
             // Nearly all: alone in its line.
             self.edits.cut(first.line());
             return Ok(());
@@ -170,7 +181,7 @@ impl Proxy {
         &mut self,
         turn: &Turn<'_>,
         view: &View<'_>,
-        essentials: &Essentials<'_>,
+        response: &Response<'_>,
         token: &ViaToken,
         leaving: &Listener,
         setup: &Setup,
@@ -196,7 +207,7 @@ impl Proxy {
                 memchr::memchr(b'@', start).map(|at| &start[..at])
             };
             let Some(user) = exact.or_else(user) else { continue };
-            let Ok((rr, _)) = RouteToken::decode(user, &setup.ring, essentials.call_id) else { continue };
+            let Ok((rr, _)) = RouteToken::decode(user, &setup.ring, response.call_id) else { continue };
             if rr.bits != token.branch as u16 {
                 continue;
             }
@@ -261,14 +272,14 @@ impl Proxy {
         turn: &Turn<'_>,
         view: &View<'_>,
         token: &ViaToken,
-        essentials: &Essentials<'_>,
+        response: &Response<'_>,
         from: Source,
     ) {
-        match essentials.method {
-            Method::Register if !token.from_backend => self.registered(turn, view, token, essentials, from),
+        match response.method {
+            Method::Register if !token.from_backend => self.registered(turn, view, token, response, from),
             Method::Subscribe | Method::Publish => {
                 let granted = header_seconds(view).unwrap_or(DEFAULT_EXPIRES_S);
-                self.user_confirmed(turn, essentials, token, granted);
+                self.user_confirmed(turn, response, token, granted);
             }
             _ => {}
         }
@@ -286,10 +297,10 @@ impl Proxy {
         turn: &Turn<'_>,
         view: &View<'_>,
         token: &ViaToken,
-        essentials: &Essentials<'_>,
+        response: &Response<'_>,
         from: Source,
     ) {
-        let on = self.registered_on(turn, essentials, token);
+        let on = self.registered_on(turn, response, token);
         let (shared, aor, mut longest) = (turn.shared, &self.text, 0);
         let confirmed = shared.flows.confirm(token.branch, turn.now, &mut |contact| {
             let granted = granted(view, contact, turn, turn.setup);

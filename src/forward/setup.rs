@@ -96,9 +96,9 @@ impl Listener {
         }
     }
 
-    /// The value of our Via as far as its token, where that does not hang on the message; else nothing.
-    pub fn via_value(&self, reader: Reader) -> &[u8] {
-        self.naming(reader).and_then(|naming| naming.via.strip_prefix(b"Via: ")).unwrap_or_default()
+    /// The value of our Via as far as its token, where that does not hang on the message.
+    pub fn via_value(&self, reader: Reader) -> Option<&[u8]> {
+        self.naming(reader)?.via.strip_prefix(b"Via: ")
     }
 
     /// Appends a Record-Route or Path of ours from its `@` to its `>`.

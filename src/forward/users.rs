@@ -15,7 +15,7 @@ use crate::{
     route::Source,
     stats::{CoreStats, Counter},
     wire::{
-        Essentials, HeaderId, Method, NameAddr, Uri,
+        HeaderId, Method, NameAddr, Response, Uri,
         token::{Flow, FlowId, ViaToken, tag_hash},
     },
 };
@@ -32,8 +32,7 @@ fn place(flow: Flow, method: Method, setup: &Setup, shared: &Shared) -> Option<F
 }
 
 /// Whose request it is: To of a REGISTER, From of others, canonical.
-fn write_aor(method: Method, essentials: &Essentials<'_>, setup: &Setup, text: &mut Vec<u8>) -> Option<()> {
-    let uri = if method == Method::Register { essentials.to_uri } else { essentials.from_uri };
+fn write_aor(uri: &[u8], setup: &Setup, text: &mut Vec<u8>) -> Option<()> {
     let uri = Uri::parse(uri)?;
     text.clear();
     uri.canonical(uri.is_sip() && setup.names.is_our_domain(uri.host.host), text);
@@ -53,10 +52,11 @@ impl Proxy {
             return;
         }
         let Some(id) = place(request.flow(), method, request.setup, request.turn.shared) else { return };
-        if write_aor(method, request.essentials, request.setup, &mut self.text).is_none() {
+        let registers = method == Method::Register;
+        let uri = if registers { request.essentials.to_uri } else { request.essentials.from_uri };
+        if write_aor(uri, request.setup, &mut self.text).is_none() {
             return;
         }
-        let registers = method == Method::Register;
         // A Contact that ends says nothing of who stays.
         let stays = |contact: &NameAddr<'_>| contact.param(b"expires").flatten() != Some(b"0");
         let mut contacts = request.view.items(HeaderId::Contact).filter_map(|i| NameAddr::parse(i.value));
@@ -64,7 +64,7 @@ impl Proxy {
         let instance = contact.as_ref().and_then(|contact| contact.param(b"+sip.instance").flatten());
         let seen = Seen {
             aor: &self.text,
-            uri: if registers { request.essentials.to_uri } else { request.essentials.from_uri },
+            uri,
             contact: contact.as_ref().map_or(&[], |contact| contact.uri),
             instance: instance.map_or(0, |instance| xxhash_rust::xxh3::xxh3_64(instance).max(1)),
             registers,
@@ -78,22 +78,23 @@ impl Proxy {
     pub(super) fn user_confirmed(
         &mut self,
         turn: &Turn<'_>,
-        essentials: &Essentials<'_>,
+        response: &Response<'_>,
         token: &ViaToken,
         granted: u32,
     ) {
-        let stay = match essentials.method {
-            Method::Subscribe => Stay::Subscription(tag_hash(essentials.call_id)),
+        let stay = match response.method {
+            Method::Subscribe => Stay::Subscription(tag_hash(response.call_id)),
             Method::Publish => {
                 Stay::Publication(token.publication.map_or(0, |publication| publication.key as u32))
             }
             _ => return,
         };
-        let Some(id) = place(token.back, essentials.method, turn.setup, turn.shared) else { return };
+        let Some(id) = place(token.back, response.method, turn.setup, turn.shared) else { return };
         if token.from_backend {
             return;
         }
-        if write_aor(essentials.method, essentials, turn.setup, &mut self.text).is_some() {
+        let Ok((user, _)) = response.parties() else { return };
+        if write_aor(user.uri, turn.setup, &mut self.text).is_some() {
             turn.shared.users.confirm(id, &self.text, (stay, granted), None, turn.now);
         }
     }
@@ -103,10 +104,11 @@ impl Proxy {
     pub(super) fn registered_on(
         &mut self,
         turn: &Turn<'_>,
-        essentials: &Essentials<'_>,
+        response: &Response<'_>,
         token: &ViaToken,
     ) -> Option<Option<FlowId>> {
-        write_aor(Method::Register, essentials, turn.setup, &mut self.text)?;
+        let (_, user) = response.parties().ok()?;
+        write_aor(user.uri, turn.setup, &mut self.text)?;
         Some(place(token.back, Method::Register, turn.setup, turn.shared))
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! Own code because it is a fifth of the instructions of the general engine; a test holds it to the `base64` crate.
 
-use super::block::Block;
+use wide::u32x4;
+
+use super::block::{self, Block};
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
@@ -33,74 +35,48 @@ const fn decoded_len(len: usize) -> Option<usize> {
 }
 
 /// Decodes `text` to the start of `out` and gives the length. `None` for any other character, a length that no text
-/// has, bits set behind the last byte (so that one value has one text), or too little room.
+/// has, bits set behind the last byte (so that one value has one text), or less than `SLACK` of room behind what is decoded.
 pub fn decode(text: &[u8], out: &mut [u8]) -> Option<usize> {
-    let out = out.get_mut(..decoded_len(text.len())?)?;
-    let len = out.len();
-    let value = |[a, b, c, d]: [u8; 4]| {
+    let len = decoded_len(text.len())?;
+    out.get(..len + SLACK)?;
+    let value = |a: u8, b: u8, c: u8, d: u8| {
         let [first, second, third, fourth] = &VALUES;
         first[usize::from(a)] | second[usize::from(b)] | third[usize::from(c)] | fourth[usize::from(d)]
     };
-    let mut bad = 0;
-    // Two fours at a time: six bytes.
-    let (eights, rest) = text.as_chunks::<8>();
-    let (sextets, end) = out.as_chunks_mut::<6>();
-    for ([a, b, c, d, e, f, g, h], sextet) in eights.iter().zip(sextets) {
-        let (high, low) = (value([*a, *b, *c, *d]), value([*e, *f, *g, *h]));
+    let (mut bad, mut at) = (0, 0);
+    // Six bytes, and two of zero behind them.
+    let mut put = |[a, b, c, d, e, f, g, h]: [u8; 8]| {
+        let (high, low) = (value(a, b, c, d), value(e, f, g, h));
         bad |= high | low;
-        let bytes = (u64::from(high) << 40 | u64::from(low & !BAD) << 16).to_be_bytes();
-        [sextet[0], sextet[1], sextet[2], sextet[3], sextet[4], sextet[5], ..] = bytes;
-    }
-    let (rest, end) = match (rest.split_first_chunk::<4>(), end.split_first_chunk_mut::<3>()) {
-        (Some((four, rest)), Some((three, end))) => {
-            let value = value(*four);
-            bad |= value;
-            [_, three[0], three[1], three[2]] = value.to_be_bytes();
-            (rest, end)
+        let bytes = u64::from(high) << 40 | u64::from(low & !BAD) << 16;
+        if let Some(room) = out.get_mut(at..).and_then(|room| room.first_chunk_mut()) {
+            *room = bytes.to_be_bytes();
         }
-        _ => (rest, &mut out[len / 6 * 6..]),
+        at += 6;
     };
-    // What is left of the last character must be zero.
-    match (rest, end) {
-        ([a, b], [x]) => {
-            let value = value([*a, *b, b'A', b'A']);
-            bad |= value | if value & 0xffff != 0 { BAD } else { 0 };
-            *x = (value >> 16) as u8;
-        }
-        ([a, b, c], [x, y]) => {
-            let value = value([*a, *b, *c, b'A']);
-            bad |= value | if value & 0xff != 0 { BAD } else { 0 };
-            (*x, *y) = ((value >> 16) as u8, (value >> 8) as u8);
-        }
-        _ => {}
+    let (eights, rest) = text.as_chunks();
+    eights.iter().for_each(|eight| put(*eight));
+    if !rest.is_empty() {
+        // What is not there counts as zero bits.
+        let missing = u64::from_le_bytes([b'A'; 8]) << (8 * rest.len());
+        let [word, _] = block::words(rest);
+        put((word | missing).to_le_bytes());
     }
-    (bad & BAD == 0).then_some(len)
+    (bad & BAD == 0 && out[len] == 0).then_some(len)
 }
 
-/// How much room `encode` needs behind what it reads.
+/// How much room `encode` needs behind what it reads, and `decode` behind what it writes.
 pub const SLACK: usize = 16;
 
-/// Appends the first `len` of `bytes` as text. `bytes` goes on for `SLACK` bytes at least, whatever they are.
+/// Appends the first `len` of `bytes` as text. `bytes` goes on for `SLACK` bytes at least, of which the first two are zero:
+/// the bits that fill up the last character.
 pub fn encode(bytes: &[u8], len: usize, out: &mut Vec<u8>) {
-    let start = out.len();
-    for at in (0..len).step_by(12) {
-        let Some(twelve) = bytes.get(at..).and_then(|rest| rest.first_chunk::<16>()) else { break };
+    let end = out.len() + (len as u32 * 4).div_ceil(3) as usize;
+    let mut at = 0;
+    while let Some(twelve) = bytes.get(at..).and_then(|rest| rest.first_chunk()).filter(|_| at < len) {
         out.extend_from_slice(&letters(sixes(twelve)));
+        at += 12;
     }
-    // Of what stands behind the last byte no bits may be told.
-    let whole = start + len / 3 * 4;
-    let letter = |six: u8| ALPHABET[usize::from(six & 63)];
-    let end = match bytes[..len].as_chunks::<3>().1 {
-        [a] => {
-            out[whole + 1] = letter(a << 4);
-            whole + 2
-        }
-        [_, b] => {
-            out[whole + 2] = letter(b << 2);
-            whole + 3
-        }
-        _ => whole,
-    };
     out.truncate(end);
 }
 
@@ -108,12 +84,12 @@ pub fn encode(bytes: &[u8], len: usize, out: &mut Vec<u8>) {
 #[inline(always)]
 fn sixes(bytes: &[u8; 16]) -> [u8; 16] {
     let word = |at: usize| u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    let mut sixes = [0; 16];
-    for (word, four) in [word(0), word(3), word(6), word(9)].into_iter().zip(sixes.as_chunks_mut::<4>().0) {
-        let six = word >> 26 | word >> 12 & 0x3f00 | word << 2 & 0x3f_0000 | word << 16 & 0x3f00_0000;
-        *four = six.to_le_bytes();
-    }
-    sixes
+    let words = u32x4::new([word(0), word(3), word(6), word(9)]);
+    let six = |words: u32x4, mask: u32| words & u32x4::splat(mask);
+    let sixes: u32x4 =
+        words >> 26 | six(words >> 12, 0x3f00) | six(words << 2, 0x3f_0000) | six(words << 16, 0x3f00_0000);
+    // The first of each four is the lowest.
+    bytemuck::cast(sixes.to_array().map(u32::to_le))
 }
 
 /// The letters of sixteen times six bits.
@@ -139,6 +115,7 @@ mod tests {
         fn as_the_base64_crate(bytes in proptest::collection::vec(any::<u8>(), 0..100), text in "[A-Za-z0-9_=+/-]{0,40}") {
             let mut encoded = Vec::new();
             let mut room = bytes.clone();
+            room.extend([0, 0]);
             room.extend([0xff; SLACK]);
             encode(&room, bytes.len(), &mut encoded);
             prop_assert_eq!(&encoded[..], URL_SAFE_NO_PAD.encode(&bytes).into_bytes());
@@ -152,7 +129,23 @@ mod tests {
 
     #[test]
     fn too_little_room_is_refused() {
-        assert_eq!(decode(b"QUJD", &mut [0; 2]), None);
-        assert_eq!(decode(b"QUJD", &mut [0; 3]), Some(3));
+        assert_eq!(decode(b"QUJD", &mut [0; 18]), None);
+        assert_eq!(decode(b"QUJD", &mut [0; 19]), Some(3));
+    }
+
+    /// A NUL is no character of the alphabet, nor any other, wherever it stands.
+    #[test]
+    fn each_character_counts_in_each_place() {
+        for len in [4, 16, 18, 19, 20, 43] {
+            for at in 0..len {
+                for b in 0..=255u8 {
+                    let mut text = vec![b'A'; len];
+                    text[at] = b;
+                    let mut out = [0; 64];
+                    let ours = decode(&text, &mut out).map(|n| out[..n].to_vec());
+                    assert_eq!(ours, URL_SAFE_NO_PAD.decode(&text).ok(), "{len} {at} {b}");
+                }
+            }
+        }
     }
 }

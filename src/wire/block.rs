@@ -113,25 +113,32 @@ pub fn controls(bytes: &[u8; 64]) -> u64 {
     blocks.iter().rev().fold(0, |bits, block| bits << 16 | u64::from(Block::of(block).at_most(13).bits()))
 }
 
-/// Fewer than sixteen bytes, and zeros behind them. By whole words that overlap: a copy of a length that the compiler does
-/// not know is a call.
+/// Fewer than sixteen bytes, and zeros behind them.
 #[inline(always)]
 pub fn padded(bytes: &[u8]) -> [u8; 16] {
+    let [low, high] = words(bytes);
+    (u128::from(high) << 64 | u128::from(low)).to_le_bytes()
+}
+
+/// The same as two numbers, the first byte lowest. By whole words that overlap: a copy of a length that the compiler does
+/// not know is a call.
+#[inline(always)]
+pub fn words(bytes: &[u8]) -> [u64; 2] {
     let len = bytes.len();
-    let words = if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+    if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
         let low = u64::from_le_bytes(*first);
         // At eight bytes the shift is by a whole word, at fifteen by one byte.
         let high = (u64::from_le_bytes(*last) >> 1) >> (127 - 8 * len);
-        u128::from(high) << 64 | u128::from(low)
+        [low, high]
     } else if let (Some(first), Some(last)) = (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
         let last = u64::from(u32::from_le_bytes(*last)) << (8 * (len - 4));
-        u128::from(last | u64::from(u32::from_le_bytes(*first)))
+        [last | u64::from(u32::from_le_bytes(*first)), 0]
     } else if let [first, .., last] = bytes {
-        u128::from(u32::from(*first) | u32::from(bytes[1]) << 8 | u32::from(*last) << (8 * (len - 1)))
+        let low = u32::from(*first) | u32::from(bytes[1]) << 8 | u32::from(*last) << (8 * (len - 1));
+        [low.into(), 0]
     } else {
-        u128::from(bytes.first().copied().unwrap_or(0))
-    };
-    words.to_le_bytes()
+        [bytes.first().copied().unwrap_or(0).into(), 0]
+    }
 }
 
 #[cfg(test)]

@@ -28,17 +28,43 @@ pub struct Essentials<'a> {
     pub max_forwards: Option<u8>,
 }
 
-/// Checks the mandatory fields. For a response every fault is `Reason::BrokenResponse`.
-pub fn inspect<'a>(view: &View<'a>) -> Result<Essentials<'a>, Reason> {
-    match view.start() {
-        Start::Request { token, .. } => essentials(*view, Some(view.of(token)), b""),
-        Start::Response { .. } => inspect_response(view, b""),
+/// What a proxy must know of a response that comes by a Via token (SPEC 3.6): the token says where it goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Response<'a> {
+    /// That of its CSeq.
+    pub method: Method,
+    pub call_id: &'a [u8],
+    from: &'a [u8],
+    to: &'a [u8],
+}
+
+impl<'a> Response<'a> {
+    /// From and To, parsed and checked.
+    pub fn parties(&self) -> Result<(NameAddr<'a>, NameAddr<'a>), Reason> {
+        let parties = NameAddr::parse(self.from).zip(NameAddr::parse(self.to));
+        parties.ok_or(Reason::BrokenResponse)
     }
 }
 
-/// The same of a response whose topmost Via should begin with `own`: of one that does only branch and whole are told.
-pub fn inspect_response<'a>(view: &View<'a>, own: &[u8]) -> Result<Essentials<'a>, Reason> {
-    essentials(*view, None, own).map_err(|_| Reason::BrokenResponse)
+/// Checks the mandatory fields. For a response every fault is `Reason::BrokenResponse`.
+pub fn inspect<'a>(view: &View<'a>) -> Result<Essentials<'a>, Reason> {
+    match view.start() {
+        Start::Request { token, .. } => essentials(*view, Some(view.of(token))),
+        Start::Response { .. } => essentials(*view, None).map_err(|_| Reason::BrokenResponse),
+    }
+}
+
+/// Checks the mandatory fields of a response but its Vias, and of From and To that they are there, once: their form is for
+/// who needs it. Any fault is `Reason::BrokenResponse`.
+pub fn inspect_response<'a>(view: &View<'a>) -> Result<Response<'a>, Reason> {
+    let only = |id| only(*view, id, Reason::BrokenResponse, Reason::BrokenResponse);
+    let (from, to, call_id) = (only(HeaderId::From)?, only(HeaderId::To)?, only(HeaderId::CallId)?);
+    let (_, method) = cseq_parts(only(HeaderId::CSeq)?).ok_or(Reason::BrokenResponse)?;
+    let known = Method::of(method);
+    let sound = !call_id.is_empty()
+        && lex::is_printable(call_id)
+        && (known != Method::Other || lex::is_token(method));
+    sound.then_some(Response { method: known, call_id, from, to }).ok_or(Reason::BrokenResponse)
 }
 
 /// The Request-URI: sip and sips parsed, tel and urn passed, other schemes 416. Header fields in it are refused (RFC
@@ -56,9 +82,9 @@ pub fn request_uri<'a>(view: &View<'a>) -> Result<Uri<'a>, Reason> {
 }
 
 /// `request`: the method's token in a request, `None` in a response.
-fn essentials<'a>(view: View<'a>, request: Option<&[u8]>, own: &[u8]) -> Result<Essentials<'a>, Reason> {
+fn essentials<'a>(view: View<'a>, request: Option<&[u8]>) -> Result<Essentials<'a>, Reason> {
     let via = view.value(HeaderId::Via).ok_or(Reason::MissingVia)?;
-    let via = Via::own(via, own).or_else(|| Via::first(via)).ok_or(Reason::BadVia)?;
+    let via = Via::first(via).ok_or(Reason::BadVia)?;
     let from = only(view, HeaderId::From, Reason::MissingFrom, Reason::TwoFrom)?;
     let from = NameAddr::parse(from).ok_or(Reason::BadFrom)?;
     let to = only(view, HeaderId::To, Reason::MissingTo, Reason::TwoTo)?;

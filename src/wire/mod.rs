@@ -31,7 +31,7 @@ pub use addr::NameAddr;
 pub use edit::Edits;
 pub use event::Event;
 pub use frame::{Frame, Framer};
-pub use inspect::{Essentials, inspect, request_uri};
+pub use inspect::{Essentials, Response, inspect, request_uri};
 pub use lex::number;
 pub use name::{HeaderId, Method, Transport};
 pub use reason::Reason;

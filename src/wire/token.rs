@@ -206,7 +206,10 @@ impl Ring {
     fn seal(&self, id: u8, w: &mut Writer, binding: &[&[u8]], out: &mut Vec<u8>) {
         let mac = self.mac(id, &mut w.bytes, w.len, binding).unwrap_or_default();
         w.put(&mac.to_be_bytes());
-        base64url::encode(&w.bytes, w.len, out);
+        let len = w.len;
+        // Over what may be left of the binding.
+        w.put(&[0; 2]);
+        base64url::encode(&w.bytes, len, out);
     }
 
     /// Is the MAC that of the payload in `room` and of what binds it? It is written over.

@@ -4,7 +4,6 @@
 //! forwarded (SPEC 3.6).
 
 use super::lex::{self, Cursor, Param};
-use super::token::is_text;
 use super::uri::HostPort;
 
 #[derive(Clone, Copy, Debug)]
@@ -27,20 +26,6 @@ impl<'a> Via<'a> {
     pub fn parse(value: &'a [u8]) -> Option<Via<'a>> {
         let value = lex::trim(value);
         Via::first(value).filter(|via| via.whole.len() == value.len())
-    }
-
-    /// One that begins as ours do at a listener: `own` with its branch behind it, and nothing else. Of it only the branch and
-    /// the whole are told; `own` ends with the cookie of the branch.
-    pub(super) fn own(value: &'a [u8], own: &[u8]) -> Option<Via<'a>> {
-        const COOKIE: usize = b"z9hG4bK".len();
-        if own.is_empty() {
-            return None;
-        }
-        let token = value.strip_prefix(own).filter(|token| is_text(token))?;
-        let none = &value[..0];
-        let branch = value.get(value.len() - token.len() - COOKIE..)?;
-        let sent_by = HostPort { host: none, port: None };
-        Some(Via { transport: none, sent_by, branch, received: None, rport: None, whole: value })
     }
 
     /// The first of the values that stand in one line, with commas between them; no blanks before the first.
@@ -183,23 +168,6 @@ mod tests {
         assert!(v.branch.is_empty() && v.received.is_none());
         assert_eq!(via("SIP/2.0/UDP h;rport=").rport, Some((&b"rport"[..], None)));
         assert_eq!(via("SIP/2.0/UDP h;branch=z9hG4bK").branch, b"z9hG4bK");
-    }
-
-    #[test]
-    fn ours_is_told_by_how_it_begins() {
-        let own = b"SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bK";
-        let value = b"SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKQA-_9";
-        let via = Via::own(value, own).expect("ours");
-        assert_eq!((via.branch, via.whole), (&b"z9hG4bKQA-_9"[..], &value[..]));
-        assert_eq!(via.branch, Via::first(value).expect("parses").branch);
-        for other in [
-            "SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKQA;rport",
-            "SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bKQA, SIP/2.0/UDP h",
-            "SIP/2.0/UDP 192.0.2.2:5060;branch=z9hG4bKQA",
-        ] {
-            assert!(Via::own(other.as_bytes(), own).is_none(), "{other}");
-        }
-        assert!(Via::own(value, b"").is_none());
     }
 
     #[test]

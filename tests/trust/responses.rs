@@ -162,3 +162,34 @@ fn a_response_leaves_without_our_via_and_else_as_it_came() {
     assert_ne!(was, is, "the Record-Route names the phone's side");
     assert_eq!(back, response.replacen(&ours, "", 1).replacen(&was, &is, 1));
 }
+
+/// What a client writes is checked before a backend reads it; From and To of a backend's response are the phone's matter.
+#[test]
+fn a_response_with_a_broken_from_or_to_reaches_no_backend() {
+    let scene = Scene::start(77, &one_pbx(77));
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    let dialog = Dialog::subscribe(&scene, &phone, &pbx);
+    let notify = dialog.by_callee("NOTIFY", &pbx);
+    pbx.send(first_route(&notify), notify.text());
+    let answer = text::answer(&phone.expect("NOTIFY "), "200 OK", "", "");
+    for broken in [
+        answer.replacen("From: <", "From: \"open <", 1),
+        answer.replacen("To: <", "To: <sip:x@example.com>, <", 1),
+        answer.replacen("From: ", "From: <sip:x@example.com>\r\nFrom: ", 1),
+    ] {
+        assert_ne!(broken, answer);
+        phone.send(scene.phones(), broken);
+    }
+    scene.quiet(&[&pbx]);
+    assert_eq!(scene.refused("broken_response"), 3.0);
+    phone.send(scene.phones(), &answer);
+    pbx.expect("SIP/2.0 200");
+    let refresh = dialog.by_caller("SUBSCRIBE", &phone);
+    phone.send(first_route(&refresh), refresh.text());
+    let answer = text::answer(&pbx.expect("SUBSCRIBE "), "200 OK", "", "");
+    pbx.send(scene.pbxs(), answer.replacen("To: ", "To: <sip:x@example.com>\r\nTo: ", 1));
+    scene.quiet(&[&phone]);
+    assert_eq!(scene.refused("broken_response"), 4.0);
+    pbx.send(scene.pbxs(), answer.replacen("From: <", "From: \"open <", 1));
+    phone.expect("SIP/2.0 200");
+}
