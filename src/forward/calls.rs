@@ -47,9 +47,20 @@ impl Proxy {
         from: Source,
         code: u16,
     ) {
-        if response.method != Method::Invite || code < 200 {
-            return;
+        if response.method == Method::Invite && code >= 200 {
+            self.call_ended(turn, response, token, from, code);
         }
+    }
+
+    #[inline(never)]
+    fn call_ended(
+        &mut self,
+        turn: &Turn<'_>,
+        response: &Response<'_>,
+        token: &ViaToken,
+        from: Source,
+        code: u16,
+    ) {
         let shared = turn.shared;
         if code < 300
             && let Some(backend) = party(turn, token, from)

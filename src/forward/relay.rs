@@ -236,6 +236,7 @@ impl Proxy {
     }
 
     /// Notes a client's REGISTER under its branch; the 2xx confirms it (SPEC 5.2).
+    #[inline(never)]
     fn note_registration(&mut self, request: &Request<'_>, branch: u64) {
         let view = request.view;
         let Some(to) = Uri::parse(request.essentials.to_uri) else { return };

@@ -152,16 +152,20 @@ impl Sources {
         let (listener, peer) = (arrival.listener, arrival.peer);
         // Neither comes near 2^32 while the process lives.
         let version = table.pools.serial() << 32 | shared.bans.version() & u64::from(u32::MAX);
-        let recent = &mut self.recent[place(peer)];
-        if (recent.version, recent.listener, recent.peer) != (version, listener, peer) {
-            let (source, guard, lasts) = standing_lasts(now, setup, shared, table, arrival);
-            if !lasts {
-                return (source, guard, &Stamp::NONE);
-            }
-            let stamp = Stamp::of(peer, &mut self.text);
-            *recent = Recent { version, listener, peer, source, guard, stamp };
+        let at = place(peer);
+        let recent = &self.recent[at];
+        if recent.version == version && recent.listener == listener && recent.peer == peer {
+            // By its place again: a borrow that is given away may not end before `learn`.
+            let recent = &self.recent[at];
+            return (recent.source, recent.guard, &recent.stamp);
         }
-        (recent.source, recent.guard, &recent.stamp)
+        let (source, guard, lasts) = standing_lasts(now, setup, shared, table, arrival);
+        if !lasts {
+            return (source, guard, &Stamp::NONE);
+        }
+        let stamp = Stamp::of(peer, &mut self.text);
+        self.recent[at] = Recent { version, listener, peer, source, guard, stamp };
+        (source, guard, &self.recent[at].stamp)
     }
 }
 
@@ -187,6 +191,8 @@ pub fn standing(
     (source, guard)
 }
 
+// Out of line, as all that few messages need: in line it takes registers from those that do not.
+#[inline(never)]
 fn standing_lasts(
     now: Now,
     setup: &Setup,

@@ -241,6 +241,7 @@ impl Proxy {
     }
 
     /// Our Path is not the phone's business (SPEC 3.7).
+    #[inline(never)]
     fn take_path_out(&mut self, turn: &Turn<'_>, view: &View<'_>, setup: &Setup) {
         let mut previous: Option<Item<'_>> = None;
         let mut items = view.items(HeaderId::Path).peekable();
@@ -292,6 +293,7 @@ impl Proxy {
     }
 
     /// A 2xx to a client's REGISTER.
+    #[inline(never)]
     fn registered(
         &mut self,
         turn: &Turn<'_>,
@@ -328,6 +330,7 @@ impl Proxy {
     }
 
     /// A response to a request of our own: control waits for it.
+    #[inline(never)]
     fn own_answered(&self, turn: &Turn<'_>, from: Source, token: &ViaToken, code: u16) {
         if let Source::Backend(at) = from {
             let backend = turn.table.pools.backend(at);

@@ -1,4 +1,6 @@
 //! A request as it leaves: the short list of edits of SPEC 4.1 over the received bytes, written once into the outbox.
+//!
+//! What few requests need is out of line: in line it would take registers from those that do not.
 
 use std::{
     io::Write,
@@ -56,16 +58,19 @@ pub fn request(
     if request.routes.edited() {
         request.routes.cuts(view, |span| edits.cut(span));
     }
-    edit_request_uri(request, plan, edits);
+    if request.routes.repaired || plan.rule.is_some_and(|rule| rule.strip_prefix.is_some()) {
+        edit_request_uri(request, plan, edits);
+    }
     if let Some(publication) = &publication {
         publication::edit(view, publication, plan.unwrap, edits);
     }
     if wants_path(request, plan) {
         support_path(view, edits);
     }
+    let strips = &request.table.rules.strip;
     let stripped =
-        if request.source.is_backend() { 0 } else { strip(view, &request.table.rules.strip, edits) };
-    if let Some(rule) = plan.rule {
+        if request.source.is_backend() || strips.is_empty() { 0 } else { strip(view, strips, edits) };
+    if let Some(rule) = plan.rule.filter(|rule| !rule.set.is_empty() || !rule.remove.is_empty()) {
         apply_rule(request, rule, edits);
     }
     if !out_transport(setup, &plan.hop).is_datagram() {
@@ -109,6 +114,7 @@ pub fn by_flow(flow: Flow, listener: u8) -> Target {
 }
 
 /// On a stream nothing else says where a message ends (SPEC 2.3, RFC 3261 18.3). What is there already is true: scanned.
+#[inline(never)]
 pub fn state_length(view: &View<'_>, edits: &mut Edits) {
     if view.first(HeaderId::ContentLength).is_some() {
         return;
@@ -267,6 +273,7 @@ fn wants_path(request: &Request<'_>, plan: &Plan<'_>) -> bool {
 }
 
 /// `Path` with the client's flow (SPEC 3.7; RFC 3327); `;ob` where a Contact has reg-id (RFC 5626 5.1).
+#[inline(never)]
 fn write_path(request: &Request<'_>, plan: &Plan<'_>, t: &mut Vec<u8>) {
     let Request { setup, view, .. } = *request;
     t.extend_from_slice(if request.routes.secure { b"Path: <sips:" } else { b"Path: <sip:" });
@@ -285,6 +292,7 @@ fn write_path(request: &Request<'_>, plan: &Plan<'_>, t: &mut Vec<u8>) {
 }
 
 /// Adds `path` to Supported, else Asterisk answers 420 to a Path (ASTERISK 30).
+#[inline(never)]
 fn support_path(view: &View<'_>, edits: &mut Edits) {
     if view.items(HeaderId::Supported).any(|item| item.value.eq_ignore_ascii_case(b"path")) {
         return;
@@ -301,6 +309,7 @@ fn support_path(view: &View<'_>, edits: &mut Edits) {
 }
 
 /// The Request-URI after strict-route repair, and `strip_prefix` on its user.
+#[inline(never)]
 fn edit_request_uri(request: &Request<'_>, plan: &Plan<'_>, edits: &mut Edits) {
     let Request { view, routes, .. } = *request;
     let span = view.span_of(view.ruri());
@@ -326,11 +335,9 @@ fn edit_request_uri(request: &Request<'_>, plan: &Plan<'_>, edits: &mut Edits) {
 }
 
 /// Takes out every field whose name is in `names` (lower case, compact forms resolved). Gives how many.
+#[inline(never)]
 fn strip(view: &View<'_>, names: &[Box<[u8]>], edits: &mut Edits) -> u64 {
     let mut stripped = 0;
-    if names.is_empty() {
-        return 0;
-    }
     for field in view.fields() {
         let name = view.of(field.name());
         if names.iter().any(|n| same_name(name, n)) {
@@ -341,11 +348,9 @@ fn strip(view: &View<'_>, names: &[Box<[u8]>], edits: &mut Edits) -> u64 {
     stripped
 }
 
+#[inline(never)]
 fn apply_rule(request: &Request<'_>, rule: &Rule, edits: &mut Edits) {
     let view = request.view;
-    if rule.set.is_empty() && rule.remove.is_empty() {
-        return;
-    }
     // What a client wrote under a stripped name is cut already: no line is cut twice.
     let stripped = |name: &[u8]| {
         !request.source.is_backend() && request.table.rules.strip.iter().any(|n| same_name(name, n))

@@ -14,6 +14,9 @@ use super::{
 };
 use crate::{config::table::Template, wire::name::same_name};
 
+/// Tables of so few rules are asked in order: that is done before the index has begun.
+const FEW: usize = 8;
+
 /// What a rule does (SPEC 5.2).
 #[derive(Clone, Debug)]
 pub enum Action {
@@ -101,7 +104,12 @@ impl Rules {
     ) -> Option<&Rule> {
         let mut question = self.matcher.ask(facts, pools, scratch);
         if !R::ON {
-            return self.index.first(&self.matcher, &mut question).map(|rule| &self.rules[rule]);
+            let first = if self.rules.len() <= FEW {
+                (0..self.rules.len()).find(|rule| self.matcher.failing(*rule, &mut question).is_none())
+            } else {
+                self.index.first(&self.matcher, &mut question)
+            };
+            return first.map(|rule| &self.rules[rule]);
         }
         for (position, rule) in self.rules.iter().enumerate() {
             let failed = self.matcher.failing(position, &mut question);

@@ -20,9 +20,14 @@ pub struct NameAddr<'a> {
 impl<'a> NameAddr<'a> {
     /// `None` for `*`, too.
     pub fn parse(value: &'a [u8]) -> Option<NameAddr<'a>> {
-        if let Some(plain) = NameAddr::plain(value) {
-            return Some(plain);
+        match NameAddr::plain(value) {
+            Some(plain) => Some(plain),
+            None => NameAddr::general(value),
         }
+    }
+
+    #[inline(never)]
+    fn general(value: &'a [u8]) -> Option<NameAddr<'a>> {
         let value = lex::trim(value);
         let mut cursor = Cursor::new(value);
         let display = if cursor.peek() == Some(b'"') {

@@ -211,12 +211,6 @@ impl<'a> Cursor<'a> {
         self.bytes.get(self.at).copied()
     }
 
-    /// Passes what stands before the offset `at`.
-    #[inline]
-    pub fn skip_to(&mut self, at: usize) {
-        self.at = at;
-    }
-
     #[inline]
     pub fn at_end(&self) -> bool {
         self.at >= self.bytes.len()
@@ -342,31 +336,6 @@ impl<'a> Cursor<'a> {
     #[inline]
     fn value(&mut self) -> &'a [u8] {
         self.take_to(block::find(self.bytes, self.at, not_value))
-    }
-
-    /// The value behind `text` (`;name=`, as nearly all write it) where there is one without quotes; else nothing is read.
-    #[inline]
-    pub fn value_behind(&mut self, text: &[u8]) -> Option<&'a [u8]> {
-        let mut ahead = *self;
-        ahead.skip(text)?;
-        let value = ahead.value();
-        if value.is_empty() {
-            return None;
-        }
-        *self = ahead;
-        Some(value)
-    }
-
-    /// Reads `text` (`;name`) where nothing but the end or another parameter follows; else nothing is read.
-    #[inline]
-    pub fn flag(&mut self, text: &[u8]) -> Option<&'a [u8]> {
-        let rest = self.rest().strip_prefix(text)?;
-        if !matches!(rest, [] | [b';', ..]) {
-            return None;
-        }
-        let from = self.at;
-        self.at += text.len();
-        self.bytes.get(from..self.at)
     }
 
     /// `*( ; param )` up to the end of the value, each given to `each`. `None` where it is anything else.

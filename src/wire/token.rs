@@ -305,9 +305,9 @@ impl RouteToken {
     /// Appends the token's text, bound to the Call-ID.
     pub fn encode(&self, ring: &Ring, call_id: &[u8], out: &mut Vec<u8>) {
         let mut w = ring.start(ROUTE, self.router);
-        for (i, side) in self.sides.iter().enumerate() {
-            w.side(side, u8::from(self.owner == i as u8));
-        }
+        let [a, b] = &self.sides;
+        w.side(a, u8::from(self.owner == 0));
+        w.side(b, u8::from(self.owner == 1));
         w.put(&self.tag.to_be_bytes());
         w.put(&self.bits.to_be_bytes());
         ring.seal(ring.signing, &mut w, &[call_id], out);
@@ -413,6 +413,8 @@ impl Writer {
         }
     }
 
+    // In line, so that who writes a token need not put it together in memory first.
+    #[inline(always)]
     fn flow(&mut self, flow: &Flow, owns: u8) {
         match flow {
             Flow::Datagram { listener, local, peer } => {
@@ -439,6 +441,7 @@ impl Writer {
         }
     }
 
+    #[inline(always)]
     fn side(&mut self, side: &Side, owns: u8) {
         match side {
             Side::Client(flow) => self.flow(flow, owns),

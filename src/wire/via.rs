@@ -30,73 +30,82 @@ impl<'a> Via<'a> {
 
     /// The first of the values that stand in one line, with commas between them; no blanks before the first.
     pub fn first(value: &'a [u8]) -> Option<Via<'a>> {
-        let mut cursor = Cursor::new(value);
-        let (transport, sent_by) = match Via::plain(value) {
-            Some((transport, sent_by, behind)) => {
-                cursor.skip_to(behind);
-                (transport, sent_by)
-            }
-            None => {
-                match cursor.skip(b"SIP/2.0/") {
-                    Some(()) => _ = cursor.skip_lws(),
-                    None => protocol(&mut cursor)?,
-                }
-                let transport = cursor.token()?;
-                if !cursor.skip_lws() {
-                    return None;
-                }
-                (transport, sent_by(&mut cursor)?)
-            }
-        };
-        let none = &value[..0];
-        let mut via = Via { transport, sent_by, branch: none, received: None, rport: None, whole: value };
-        while !cursor.at_end() {
-            // As nearly all write them.
-            if via.branch.is_empty()
-                && let Some(branch) = cursor.value_behind(b";branch=")
-            {
-                via.branch = branch;
-            } else if via.rport.is_none()
-                && let Some(name) = cursor.flag(b";rport")
-            {
-                via.rport = Some((&name[1..], None));
-            } else {
-                cursor.skip_lws();
-                if cursor.peek() == Some(b',') {
-                    via.whole = lex::trim_end(&value[..value.len() - cursor.rest().len()]);
-                    break;
-                }
-                match cursor.next_param()? {
-                    Some(param) => via.take(&param)?,
-                    None => break,
-                }
-            }
+        match Via::plain(value) {
+            Some(via) => Some(via),
+            None => Via::general(value),
         }
-        Some(via)
     }
 
-    /// Transport and sent-by as nearly all write them, and where they end: one blank, a name or an IPv4 address, a port or
-    /// none, and the next parameter. `None`: in another form, if in any.
+    /// As nearly all write it: one blank, a name or an IPv4 address, a port or none, `;branch=` with letters and digits, and
+    /// `;rport` or nothing. `None`: in another form, if in any.
     #[inline]
-    fn plain(value: &'a [u8]) -> Option<(&'a [u8], HostPort<'a>, usize)> {
+    fn plain(value: &'a [u8]) -> Option<Via<'a>> {
         let head = value.first_chunk::<12>()?;
         // As whole words; a match goes byte by byte.
         if head != b"SIP/2.0/UDP " && head != b"SIP/2.0/TCP " && head != b"SIP/2.0/TLS " {
             return None;
         }
-        let mut end = lex::plain_end(value, 12);
-        let host = value.get(12..end).filter(|host| !host.is_empty())?;
+        let mut at = lex::plain_end(value, 12);
+        let host = value.get(12..at).filter(|host| !host.is_empty())?;
         let mut port = None;
-        if value.get(end) == Some(&b':') {
+        if value.get(at) == Some(&b':') {
             let mut number = 0u32;
-            for b in value[end + 1..].iter().take(6).take_while(|b| b.is_ascii_digit()) {
+            at += 1;
+            for b in value[at..].iter().take(6).take_while(|b| b.is_ascii_digit()) {
                 number = number * 10 + u32::from(b - b'0');
-                end += 1;
+                at += 1;
             }
             port = Some(u16::try_from(number).ok().filter(|&port| port > 0)?);
-            end += 1;
         }
-        (value.get(end) == Some(&b';')).then_some((&head[8..11], HostPort { host, port }, end))
+        let (mut branch, mut rport) = (&value[..0], None);
+        loop {
+            match value.get(at..)? {
+                [] => break,
+                rest if branch.is_empty() && rest.starts_with(b";branch=") => {
+                    let end = lex::plain_end(value, at + 8);
+                    branch = value.get(at + 8..end).filter(|branch| !branch.is_empty())?;
+                    at = end;
+                }
+                rest if rport.is_none() && rest.starts_with(b";rport") => {
+                    rport = Some((&rest[1..6], None));
+                    at += 6;
+                    if !matches!(value.get(at), None | Some(b';')) {
+                        return None;
+                    }
+                }
+                _ => return None,
+            }
+        }
+        let sent_by = HostPort { host, port };
+        Some(Via { transport: &head[8..11], sent_by, branch, received: None, rport, whole: value })
+    }
+
+    #[inline(never)]
+    fn general(value: &'a [u8]) -> Option<Via<'a>> {
+        let mut cursor = Cursor::new(value);
+        match cursor.skip(b"SIP/2.0/") {
+            Some(()) => _ = cursor.skip_lws(),
+            None => protocol(&mut cursor)?,
+        }
+        let transport = cursor.token()?;
+        if !cursor.skip_lws() {
+            return None;
+        }
+        let sent_by = sent_by(&mut cursor)?;
+        let none = &value[..0];
+        let mut via = Via { transport, sent_by, branch: none, received: None, rport: None, whole: value };
+        while !cursor.at_end() {
+            cursor.skip_lws();
+            if cursor.peek() == Some(b',') {
+                via.whole = lex::trim_end(&value[..value.len() - cursor.rest().len()]);
+                break;
+            }
+            match cursor.next_param()? {
+                Some(param) => via.take(&param)?,
+                None => break,
+            }
+        }
+        Some(via)
     }
 
     /// A parameter in whatever form. `None`: it may not stand there, or not twice (two readers would answer to two places).
