@@ -186,19 +186,30 @@ impl Proxy {
         leaving: &Listener,
         setup: &Setup,
     ) {
-        if view.first(HeaderId::RecordRoute).is_none() {
-            return;
+        let Some(first) = view.value(HeaderId::RecordRoute) else { return };
+        let reader = if token.from_backend { Reader::Backend } else { Reader::Client };
+        // Nearly all: both sides know us by one name, so that the only one stands as it should, whatever its token says.
+        let end = leaving.route_end(reader).filter(|_| !view.is_repeated(HeaderId::RecordRoute));
+        let user = end.and_then(|end| behind_scheme(first.strip_suffix(end)?));
+        if !user.is_some_and(is_text) {
+            self.find_record_route(turn, view, response, token, leaving, setup);
         }
+    }
+
+    #[inline(never)]
+    fn find_record_route(
+        &mut self,
+        turn: &Turn<'_>,
+        view: &View<'_>,
+        response: &Response<'_>,
+        token: &ViaToken,
+        leaving: &Listener,
+        setup: &Setup,
+    ) {
         let local = turn.shared.local(leaving, &token.back);
         let reader = if token.from_backend { Reader::Backend } else { Reader::Client };
         self.text.clear();
         leaving.write_route_end(reader, local, &mut self.text);
-        // Nearly all: both sides know us by one name, so that the only one stands as it should, whatever its token says.
-        let alone = view.value(HeaderId::RecordRoute).filter(|_| !view.is_repeated(HeaderId::RecordRoute));
-        let user = alone.and_then(|value| behind_scheme(value.strip_suffix(&*self.text)?));
-        if user.is_some_and(is_text) {
-            return;
-        }
         for item in view.items(HeaderId::RecordRoute) {
             // Ours begin so, whoever wrote them anew; what is not, is not parsed.
             let exact = setup.own_route(item.value);

@@ -101,6 +101,11 @@ impl Listener {
         self.naming(reader)?.via.strip_prefix(b"Via: ")
     }
 
+    /// A Record-Route or Path of ours from its `@` to its `>`, where that does not hang on the message.
+    pub fn route_end(&self, reader: Reader) -> Option<&[u8]> {
+        self.naming(reader).map(|naming| &*naming.route_end)
+    }
+
     /// Appends a Record-Route or Path of ours from its `@` to its `>`.
     pub fn write_route_end(&self, reader: Reader, local: Option<IpAddr>, out: &mut Vec<u8>) {
         match self.naming(reader) {

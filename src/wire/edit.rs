@@ -56,6 +56,14 @@ impl Edits {
 
     fn push(&mut self, span: Span, from: u32) {
         let edit = Edit { at: span.start, cut: span.end, from, to: self.text.len() as u32 };
+        match self.list.last() {
+            Some(last) if last.at > edit.at => self.insert_before(edit),
+            _ => self.list.push(edit),
+        }
+    }
+
+    #[cold]
+    fn insert_before(&mut self, edit: Edit) {
         let place = self.list.iter().rposition(|e| e.at <= edit.at).map_or(0, |i| i + 1);
         self.list.insert(place, edit);
     }

@@ -364,14 +364,17 @@ fn find_lines(lines: &mut [Field], bytes: &[u8], from: usize) -> Lines {
     let mut rest = &bytes[from..];
     'all: while !rest.is_empty() {
         let mut bits;
+        // From here on: that a place in the block is one in it, is known without asking.
+        let here = rest;
         (bits, rest) = match rest.split_first_chunk() {
             Some((block, behind)) => (block::controls(block), behind),
             None => (last_controls(bytes, rest.len()), &rest[..0]),
         };
         while bits != 0 {
-            let at = base + bits.trailing_zeros() as usize;
+            let place = bits.trailing_zeros() as usize;
+            let at = base + place;
             bits &= bits - 1;
-            if bytes.get(at..at + 2) != Some(b"\r\n") {
+            if here.get(place..place + 2) != Some(b"\r\n") {
                 // The LF of a CRLF whose CR closed the block before has been passed: `start` is behind it.
                 nul |= bytes[at] == 0;
                 lone |= bytes[at] == b'\r' || bytes[at] == b'\n' && at >= start;
