@@ -469,13 +469,14 @@ impl<S: Step> Lane<S> {
         }
         let port = &self.ports[self.batch.port];
         let mut local = port.socket.local;
-        if let Some(stamp) = self.inbound.datagram(0).and_then(|first| first.stamp) {
-            self.stats.loop_lag(sys::unix_ns().saturating_sub(stamp));
-        }
         while self.batch.at < n {
             let received = self.inbound.datagram(self.batch.at);
             self.batch.at += 1;
             let Some(received) = received else { continue };
+            // The first has waited longest.
+            if let Some(stamp) = received.stamp.filter(|_| self.batch.at == 1) {
+                self.stats.loop_lag(sys::unix_ns().saturating_sub(stamp));
+            }
             if let Some(ip) = received.local {
                 local.set_ip(ip);
             }

@@ -166,6 +166,7 @@ impl Inbound {
     }
 
     /// The `i`th datagram of the last batch.
+    #[inline]
     pub fn datagram(&self, i: usize) -> Option<Received<'_>> {
         let header = self.frame.headers[..self.len].get(i)?;
         let length = (header.msg_len as usize).min(DATAGRAM);
@@ -176,20 +177,27 @@ impl Inbound {
             stamp: None,
         };
         if header.msg_hdr.msg_controllen != 0 {
-            each_control(&header.msg_hdr, |level, kind, data| match (level, kind) {
-                (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
-                    received.local = read::<libc::in_pktinfo>(data).map(|i| IpAddr::V4(v4(i.ipi_spec_dst)));
-                }
-                (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
-                    received.local = read::<libc::in6_pktinfo>(data).map(|i| IpAddr::V6(v6(i.ipi6_addr)));
-                }
-                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
-                    received.stamp = read::<libc::timespec>(data).map(nanos);
-                }
-                _ => {}
-            });
+            received.read_controls(&header.msg_hdr);
         }
         Some(received)
+    }
+}
+
+impl Received<'_> {
+    #[inline(never)]
+    fn read_controls(&mut self, header: &libc::msghdr) {
+        each_control(header, |level, kind, data| match (level, kind) {
+            (libc::IPPROTO_IP, libc::IP_PKTINFO) => {
+                self.local = read::<libc::in_pktinfo>(data).map(|i| IpAddr::V4(v4(i.ipi_spec_dst)));
+            }
+            (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO) => {
+                self.local = read::<libc::in6_pktinfo>(data).map(|i| IpAddr::V6(v6(i.ipi6_addr)));
+            }
+            (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
+                self.stamp = read::<libc::timespec>(data).map(nanos);
+            }
+            _ => {}
+        });
     }
 }
 
