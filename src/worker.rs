@@ -50,7 +50,7 @@ use crate::{
 };
 
 /// Batches that one socket may bring in one turn, before the others have theirs.
-const BATCHES: usize = 4;
+const BATCHES: usize = 2;
 /// Entries of an error queue that are looked at in one go.
 const ERRORS: usize = 64;
 /// Sends of one datagram that may fail for ICMP errors about others, before it is taken for its own.

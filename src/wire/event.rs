@@ -12,6 +12,15 @@ pub struct Event<'a> {
 impl<'a> Event<'a> {
     /// Other parameters (`dialog;sla`, `check-sync;reboot=false`) are passed over.
     pub fn parse(value: &'a [u8]) -> Option<Event<'a>> {
+        // Nearly all: a package and nothing else.
+        if !value.is_empty() && lex::plain_end(value, 0) == value.len() {
+            return Some(Event { package: value, id: None });
+        }
+        Event::general(value)
+    }
+
+    #[inline(never)]
+    fn general(value: &'a [u8]) -> Option<Event<'a>> {
         let mut cursor = Cursor::new(lex::trim(value));
         let mut event = Event { package: cursor.token()?, id: None };
         cursor.params(|param| {

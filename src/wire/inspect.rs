@@ -131,7 +131,26 @@ fn only<'a>(view: View<'a>, id: HeaderId, missing: Reason, twice: Reason) -> Res
 }
 
 /// `1*DIGIT LWS Method`, the number below 2^31 (RFC 3261 8.1.1.5); the method may be anything.
+#[inline]
 fn cseq_parts(value: &[u8]) -> Option<(u32, &[u8])> {
+    let (mut number, mut rest) = (0, value);
+    // Nearly all: a number that is far from the limit, and one blank.
+    for _ in 0..9 {
+        match rest {
+            [digit @ b'0'..=b'9', behind @ ..] => {
+                (number, rest) = (10 * number + u32::from(digit - b'0'), behind);
+            }
+            [b' ', method @ ..] if rest.len() < value.len() && method.first().is_some_and(|b| *b > b' ') => {
+                return Some((number, method));
+            }
+            _ => break,
+        }
+    }
+    odd_cseq_parts(value)
+}
+
+#[inline(never)]
+fn odd_cseq_parts(value: &[u8]) -> Option<(u32, &[u8])> {
     let mut cursor = Cursor::new(value);
     let number = cursor.number((1 << 31) - 1)?;
     if !cursor.skip_lws() {
@@ -145,6 +164,9 @@ fn max_forwards(view: View<'_>) -> Result<Option<u8>, Reason> {
     let Some(value) = view.value(HeaderId::MaxForwards) else { return Ok(None) };
     if view.is_repeated(HeaderId::MaxForwards) {
         return Err(Reason::TwoMaxForwards);
+    }
+    if let [tens @ b'0'..=b'9', ones @ b'0'..=b'9'] = value {
+        return Ok(Some(10 * (tens - b'0') + (ones - b'0')));
     }
     lex::number(value, 255).map(|n| Some(n as u8)).ok_or(Reason::BadMaxForwards)
 }

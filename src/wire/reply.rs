@@ -66,6 +66,7 @@ impl Stamp {
     pub const NONE: Stamp = Stamp { text: [0; 63], len: 0 };
 
     /// `scratch` is kept by the caller: this is done for each peer that was not heard lately.
+    #[inline(never)]
     pub fn of(peer: SocketAddr, scratch: &mut Vec<u8>) -> Stamp {
         let mut stamp = Stamp::NONE;
         scratch.clear();
