@@ -155,7 +155,7 @@ impl Sources {
         let at = place(peer);
         let recent = &self.recent[at];
         if recent.version == version && recent.listener == listener && recent.peer == peer {
-            // By its place again: a borrow that is given away may not end before `learn`.
+            // By its place again: what is given away stays borrowed to the end, also where it is not.
             let recent = &self.recent[at];
             return (recent.source, recent.guard, &recent.stamp);
         }

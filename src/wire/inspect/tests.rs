@@ -82,6 +82,17 @@ fn spec_2_5_what_is_missing_twice_or_malformed() {
             _ => Err(BrokenResponse),
         };
         assert_eq!(check(&text("SIP/2.0 200 OK", &lines)), response, "{line}");
+        // Of one that comes by a token the Vias are seen elsewhere, and From and To where they are needed.
+        let told = match reason {
+            MissingVia | BadVia => Ok(()),
+            _ => response,
+        };
+        let bytes = text("SIP/2.0 200 OK", &lines);
+        let mut index = Index::new();
+        let view = index.scan(&bytes, &Limits::default()).ok().expect("scans");
+        let inspected = inspect_response(&view);
+        assert_eq!(inspected.is_ok(), told.is_ok() || matches!(reason, BadFrom | BadTo), "{line}");
+        assert_eq!(inspected.and_then(|response| response.parties()).map(|_| ()), told, "{line}");
     }
 }
 
