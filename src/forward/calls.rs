@@ -38,22 +38,9 @@ impl Proxy {
         }
     }
 
-    /// A response of this code came from `from` by this via token.
-    pub(super) fn call_answered(
-        &mut self,
-        turn: &Turn<'_>,
-        response: &Response<'_>,
-        token: &ViaToken,
-        from: Source,
-        code: u16,
-    ) {
-        if response.method == Method::Invite && code >= 200 {
-            self.call_ended(turn, response, token, from, code);
-        }
-    }
-
+    /// A final response of this code to an INVITE came from `from` by this via token.
     #[inline(never)]
-    fn call_ended(
+    pub(super) fn call_answered(
         &mut self,
         turn: &Turn<'_>,
         response: &Response<'_>,

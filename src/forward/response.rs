@@ -57,10 +57,7 @@ impl Proxy {
         let from = turn.source;
         let sender = if from.is_backend() { Reader::Backend } else { Reader::Client };
         let response = &inspect_response(view)?;
-        if !from.is_backend() {
-            // What a client writes is checked to the letter before a backend reads it.
-            response.parties()?;
-        }
+        response.parties()?;
         let method = response.method;
         let via = view.value(HeaderId::Via).ok_or(Reason::BrokenResponse)?;
         // Nearly all: as we wrote it, alone in its line. By reference: a token is long to move.
@@ -105,7 +102,9 @@ impl Proxy {
 
         self.edits.clear();
         self.cut_our_via(view, own_len)?;
-        self.rewrite_record_route(turn, view, response, token, leaving, setup);
+        if view.first(HeaderId::RecordRoute).is_some() && !stands_right(view, token, leaving) {
+            self.rewrite_record_route(turn, view, response, token, leaving, setup);
+        }
         let success = (200..300).contains(&code);
         if method == Method::Register && success {
             self.take_path_out(turn, view, setup);
@@ -131,7 +130,9 @@ impl Proxy {
                 signs::unavailable(&backend.state, turn, view, &token.back);
             }
         }
-        self.call_answered(turn, response, token, from, code);
+        if method == Method::Invite && code >= 200 {
+            self.call_answered(turn, response, token, from, code);
+        }
         if success {
             self.learn(turn, view, token, response, from);
         }
@@ -177,6 +178,7 @@ impl Proxy {
     }
 
     /// The Record-Route that left with this request, in the form for the receiver's side (SPEC 3.3; RFC 5658).
+    #[inline(never)]
     fn rewrite_record_route(
         &mut self,
         turn: &Turn<'_>,
@@ -186,30 +188,9 @@ impl Proxy {
         leaving: &Listener,
         setup: &Setup,
     ) {
-        let Some(first) = view.value(HeaderId::RecordRoute) else { return };
-        let reader = if token.from_backend { Reader::Backend } else { Reader::Client };
-        // Nearly all: both sides know us by one name, so that the only one stands as it should, whatever its token says.
-        let end = leaving.route_end(reader).filter(|_| !view.is_repeated(HeaderId::RecordRoute));
-        let user = end.and_then(|end| behind_scheme(first.strip_suffix(end)?));
-        if !user.is_some_and(is_text) {
-            self.find_record_route(turn, view, response, token, leaving, setup);
-        }
-    }
-
-    #[inline(never)]
-    fn find_record_route(
-        &mut self,
-        turn: &Turn<'_>,
-        view: &View<'_>,
-        response: &Response<'_>,
-        token: &ViaToken,
-        leaving: &Listener,
-        setup: &Setup,
-    ) {
         let local = turn.shared.local(leaving, &token.back);
-        let reader = if token.from_backend { Reader::Backend } else { Reader::Client };
         self.text.clear();
-        leaving.write_route_end(reader, local, &mut self.text);
+        leaving.write_route_end(receiver(token), local, &mut self.text);
         for item in view.items(HeaderId::RecordRoute) {
             // Ours begin so, whoever wrote them anew; what is not, is not parsed.
             let exact = setup.own_route(item.value);
@@ -349,6 +330,18 @@ impl Proxy {
         }
         users::answered(turn.shared, &self.stats, token.branch, Outcome::Answered(code));
     }
+}
+
+/// Who reads the response.
+fn receiver(token: &ViaToken) -> Reader {
+    if token.from_backend { Reader::Backend } else { Reader::Client }
+}
+
+/// Nearly all: both sides know us by one name, so that the only Record-Route stands as it should, whatever its token says.
+fn stands_right(view: &View<'_>, token: &ViaToken, leaving: &Listener) -> bool {
+    let alone = view.value(HeaderId::RecordRoute).filter(|_| !view.is_repeated(HeaderId::RecordRoute));
+    let user = alone.zip(leaving.route_end(receiver(token)));
+    user.and_then(|(value, end)| behind_scheme(value.strip_suffix(end)?)).is_some_and(is_text)
 }
 
 /// Where a response goes (SPEC 3.6): the datagram's source, or the connection by which the request came. A client's that is

@@ -54,8 +54,8 @@ pub fn inspect<'a>(view: &View<'a>) -> Result<Essentials<'a>, Reason> {
     }
 }
 
-/// Checks the mandatory fields of a response but its Vias, and of From and To that they are there, once: their form is for
-/// who needs it. Any fault is `Reason::BrokenResponse`.
+/// Checks the mandatory fields of a response but its Vias, and of From and To that they are there, once: `parties` checks
+/// their form. Any fault is `Reason::BrokenResponse`.
 pub fn inspect_response<'a>(view: &View<'a>) -> Result<Response<'a>, Reason> {
     let only = |id| only(*view, id, Reason::BrokenResponse, Reason::BrokenResponse);
     let (from, to, call_id) = (only(HeaderId::From)?, only(HeaderId::To)?, only(HeaderId::CallId)?);

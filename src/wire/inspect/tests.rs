@@ -82,7 +82,7 @@ fn spec_2_5_what_is_missing_twice_or_malformed() {
             _ => Err(BrokenResponse),
         };
         assert_eq!(check(&text("SIP/2.0 200 OK", &lines)), response, "{line}");
-        // Of one that comes by a token the Vias are seen elsewhere, and From and To where they are needed.
+        // Of one that comes by a token the Vias are seen elsewhere.
         let told = match reason {
             MissingVia | BadVia => Ok(()),
             _ => response,
