@@ -43,32 +43,33 @@ impl Proxy {
     /// Token, foreign Route of a backend, pin, table (SPEC 4.4).
     pub(super) fn decide<'t, R: Recorder>(&mut self, request: &Request<'t>, rec: &mut R) -> Outcome<'t> {
         let hops = request.hops();
-        if let Some(hop) = hops.by_token(request.routes) {
-            let hop = hop.and_then(|hop| hops.carried(hop));
+        if let Some(hop) = &hops.by_token(request.routes) {
+            let hop = approved(hop, |hop| hops.carried(hop));
             if R::ON {
-                rec.step("token", format_args!("{}", outcome_text(&hop)));
+                rec.step("token", format_args!("{}", outcome_text(hop)));
             }
             let token = match &request.routes.tokens {
                 Tokens::Route(list) => list.first().map(|(token, _)| token),
                 _ => None,
             };
-            let plan = |hop| Outcome::Forward(Plan { hop, rule: None, token, unwrap: false });
+            let plan = |hop: &Hop| Outcome::Forward(Plan { hop: *hop, rule: None, token, unwrap: false });
             return hop.map_or_else(Outcome::from, plan);
         }
         if let (true, Some(route)) = (request.source.is_backend(), request.routes.next) {
             let by_route = || {
                 let uri = Uri::parse(route).ok_or(Reason::BadRoute)?;
                 let hop = hops.by_uri(&uri)?;
-                hops.carried(hop).map_err(|refused| silenced(request, &hop, refused))
+                hops.carried(&hop).map_err(|refused| silenced(request, &hop, refused))?;
+                Ok(hop)
             };
             let mark = self.mark(request);
-            let hop = hops.by_mark(&mark, None).unwrap_or_else(by_route);
-            let hop = hop.and_then(|hop| hops.admits(&mark, hop));
+            let hop = &hops.by_mark(&mark, None).unwrap_or_else(by_route);
+            let hop = approved(hop, |hop| hops.admits(&mark, hop));
             if R::ON {
-                rec.step("route", format_args!("{}: {}", String::from_utf8_lossy(route), outcome_text(&hop)));
+                rec.step("route", format_args!("{}: {}", String::from_utf8_lossy(route), outcome_text(hop)));
             }
             let unwrap = matches!(mark, Mark::Ours(_));
-            let plan = |hop| Outcome::Forward(Plan { hop, rule: None, token: None, unwrap });
+            let plan = |hop: &Hop| Outcome::Forward(Plan { hop: *hop, rule: None, token: None, unwrap });
             return hop.map_or_else(Outcome::from, plan);
         }
         let mark = self.mark(request);
@@ -136,8 +137,8 @@ impl Proxy {
             |rule: &&Rule| matches!(rule.action, Action::Route(_) | Action::Flow | Action::RequestUri);
         if let Some(hop) = pinned {
             self.stats.add(Counter::PinHits, 1);
-            return match hops.admits(mark, hop) {
-                Ok(hop) => {
+            return match hops.admits(mark, &hop) {
+                Ok(()) => {
                     let rule = rule.filter(routes_it);
                     Outcome::Forward(Plan { hop, rule, token: None, unwrap: false })
                 }
@@ -162,14 +163,15 @@ impl Proxy {
             _ => None,
         };
         let by_mark = || hops.by_mark(mark, pool);
-        let hop = match rule.action {
+        let hop = &match rule.action {
             Action::Route(pool) => {
                 by_mark().unwrap_or_else(|| self.balance(request, &facts, hops, pool, rec))
             }
             Action::Flow => by_mark().unwrap_or_else(|| hops.by_flow(&request.routes.uri)),
             Action::RequestUri => by_mark().unwrap_or_else(|| {
                 let hop = hops.by_uri(&request.routes.uri)?;
-                hops.carried(hop).map_err(|refused| silenced(request, &hop, refused))
+                hops.carried(&hop).map_err(|refused| silenced(request, &hop, refused))?;
+                Ok(hop)
             }),
             Action::Reply { .. } | Action::RedirectUri(_) | Action::RedirectPool(_) => {
                 return Outcome::Answer(rule);
@@ -178,10 +180,10 @@ impl Proxy {
         };
         let unwrap = matches!(mark, Mark::Ours(_));
         if R::ON && *mark != Mark::None {
-            rec.step("etag", format_args!("{}", mark_text(mark, &hop, request)));
+            rec.step("etag", format_args!("{}", mark_text(mark, hop, request)));
         }
-        match hop.and_then(|hop| hops.admits(mark, hop)) {
-            Ok(hop) => Outcome::Forward(Plan { hop, rule: Some(rule), token: None, unwrap }),
+        match approved(hop, |hop| hops.admits(mark, hop)) {
+            Ok(hop) => Outcome::Forward(Plan { hop: *hop, rule: Some(rule), token: None, unwrap }),
             Err(refused) => self.unmatched(request, refused),
         }
     }
@@ -265,7 +267,17 @@ fn mark_text(mark: &Mark, hop: &Result<Hop, Refused>, request: &Request<'_>) -> 
     }
 }
 
-fn outcome_text(hop: &Result<Hop, Refused>) -> String {
+/// A hop that passes one more check. By reference: a hop is slow to move.
+fn approved<'h>(
+    hop: &'h Result<Hop, Refused>,
+    check: impl FnOnce(&Hop) -> Result<(), Refused>,
+) -> Result<&'h Hop, Refused> {
+    let hop = hop.as_ref().map_err(|refused| *refused)?;
+    check(hop)?;
+    Ok(hop)
+}
+
+fn outcome_text(hop: Result<&Hop, Refused>) -> String {
     match hop {
         Ok(hop) => hop_text(hop),
         Err(refused) => {

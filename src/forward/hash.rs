@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::wire::{Essentials, token::Ring};
+use crate::wire::{Essentials, HeaderId, View, token::Ring};
 
 /// A request by its Call-ID, From tag and source address: what the hashes of its transaction and its passage begin with.
 /// `text` is scratch.
@@ -35,14 +35,14 @@ pub fn transaction(request: u64, port: u16) -> u64 {
 
 /// The hash of a loop: what makes a second pass a loop and not a spiral, nothing that an ACK or a CANCEL adds or lacks.
 /// Each part is hashed under the hash of those before it. Not the source's port: a connection to us has another each time.
-pub fn passage<'a>(
-    request: u64,
-    essentials: &Essentials<'_>,
-    ruri: &[u8],
-    routes: impl Iterator<Item = &'a [u8]>,
-) -> u32 {
-    let hash = xxh3_64_with_seed(ruri, request ^ u64::from(essentials.cseq));
-    routes.fold(hash, |hash, route| xxh3_64_with_seed(route, hash)) as u32
+pub fn passage(request: u64, essentials: &Essentials<'_>, view: &View<'_>) -> u32 {
+    let mut hash = xxh3_64_with_seed(view.ruri(), request ^ u64::from(essentials.cseq));
+    if view.first(HeaderId::Route).is_some() {
+        for (_, route) in view.all(HeaderId::Route) {
+            hash = xxh3_64_with_seed(view.value_of(route), hash);
+        }
+    }
+    hash as u32
 }
 
 /// The hash part of our branch. The method is not in it: CANCEL and ACK for a non-2xx take their INVITE's branch. Who does

@@ -102,19 +102,22 @@ impl Hops<'_> {
 
     /// A client's flow, or the flow to which it has moved, never in a chain (SPEC 7.2). `None`: dead, with the moment
     /// (`mono_ms`) from which grace counts.
-    fn flow(&self, flow: Flow) -> Result<Hop, u64> {
-        let tag = || tag_hash(self.essentials.to_tag.unwrap_or_default());
-        let flow = self.shared.moved.find(flow, tag(), self.now).unwrap_or(flow);
+    fn flow(&self, flow: &Flow) -> Result<Hop, u64> {
+        let (moved, unreachable) = (&self.shared.moved, &self.shared.unreachable);
+        let moved = (!moved.is_empty()).then(|| {
+            let tag = tag_hash(self.essentials.to_tag.unwrap_or_default());
+            moved.find(*flow, tag, self.now)
+        });
+        let flow = moved.as_ref().and_then(Option::as_ref).unwrap_or(flow);
         let (Flow::Datagram { listener, .. } | Flow::Stream { listener, .. }) = flow;
-        let listener = self.setup.by_id(listener).ok_or(self.setup.start.mono_ms)?;
+        let listener = self.setup.by_id(*listener).ok_or(self.setup.start.mono_ms)?;
         match flow {
-            Flow::Datagram { .. } => {
-                self.shared.unreachable.since(&flow.without_local()).map_or(Ok(()), Err)?
-            }
-            Flow::Stream { id, .. } => self.shared.stream(self.setup, id)?,
+            Flow::Datagram { .. } if unreachable.is_empty() => {}
+            Flow::Datagram { .. } => unreachable.since(&flow.without_local()).map_or(Ok(()), Err)?,
+            Flow::Stream { id, .. } => self.shared.stream(self.setup, *id)?,
         }
-        let local = self.shared.local(self.setup.listener(listener), &flow);
-        Ok(Hop::Client { flow, listener, local })
+        let local = self.shared.local(self.setup.listener(listener), flow);
+        Ok(Hop::Client { flow: *flow, listener, local })
     }
 
     /// The answer to a request whose route is dead (SPEC 3.5): `since` is when, `None` where grace is over at once.
@@ -143,7 +146,7 @@ impl Hops<'_> {
                 Some(Err(self.dead(None, Some(*ob))))
             }
             Tokens::Path { token, ob, .. } => {
-                Some(self.flow(token.flow).map_err(|s| self.dead(Some(s), Some(*ob))))
+                Some(self.flow(&token.flow).map_err(|s| self.dead(Some(s), Some(*ob))))
             }
             Tokens::Route(list) => Some(self.by_route_tokens(list.iter().map(|(token, _)| token), routes)),
         }
@@ -162,7 +165,7 @@ impl Hops<'_> {
             }
             decided = match self.receiver(token, from_backend)? {
                 Side::Client(flow) => self.flow(flow).map_err(|since| self.dead(Some(since), None)),
-                Side::Backend { addr, transport } => self.toward_backend(addr, transport, routes),
+                Side::Backend { addr, transport } => self.toward_backend(*addr, *transport, routes),
             };
             // A PBX between two tokens did not record-route: the next is applied as from its side.
             from_backend = true;
@@ -171,8 +174,8 @@ impl Hops<'_> {
     }
 
     /// The side of a token to which its sender's request goes.
-    fn receiver(&self, token: &RouteToken, from_backend: bool) -> Result<Side, Refused> {
-        let [a, b] = token.sides;
+    fn receiver<'t>(&self, token: &'t RouteToken, from_backend: bool) -> Result<&'t Side, Refused> {
+        let [a, b] = &token.sides;
         match (from_backend, a, b) {
             (false, Side::Client(_), Side::Backend { .. }) => Ok(b),
             (false, Side::Backend { .. }, Side::Client(_)) => Ok(a),
@@ -180,7 +183,7 @@ impl Hops<'_> {
             (true, Side::Client(_), Side::Backend { .. }) => Ok(a),
             (true, Side::Backend { .. }, Side::Client(_)) => Ok(b),
             (true, ..) => match self.sender_side(token) {
-                Some(side) => Ok(token.sides[1 - side]),
+                Some(side) => Ok(&token.sides[1 - side]),
                 None => Err(self.dead(None, None)),
             },
         }
@@ -228,10 +231,10 @@ impl Hops<'_> {
     /// A hop toward a backend that is down or off is none (SPEC 8.6): a refresh is asked to come again until the backend
     /// is given up, so that its subscriber makes a new subscription elsewhere; a BYE ends a dialog that is gone. An ACK
     /// cannot be answered, and a CANCEL harms nobody: both go.
-    pub fn carried(&self, hop: Hop) -> Result<Hop, Refused> {
-        let Hop::Backend { at: Some(at), .. } = hop else { return Ok(hop) };
+    pub fn carried(&self, hop: &Hop) -> Result<(), Refused> {
+        let &Hop::Backend { at: Some(at), .. } = hop else { return Ok(()) };
         if matches!(self.method, Method::Ack | Method::Cancel) || self.pools().carries(at) {
-            return Ok(hop);
+            return Ok(());
         }
         let given_up = self.pools().backend(at).state.gone_ms() + self.pools().pool(at.pool).migrate_after_ms;
         let left_s = given_up.saturating_sub(self.now.mono_ms).div_ceil(1000) as u32;
@@ -272,7 +275,7 @@ impl Hops<'_> {
         let us = self.setup.names.is_us(uri.host.host, uri.host.port, self.local);
         let by_user = || uri.user.filter(|_| us).and_then(|user| self.shared.flows.by_user(user, self.now));
         let flow = self.shared.flows.by_contact(uri, self.now).or_else(by_user);
-        match flow.map(|flow| self.flow(flow)) {
+        match flow.map(|flow| self.flow(&flow)) {
             Some(Ok(hop)) => Ok(hop),
             // Flows are learnt anew after a start: an early NOTIFY is asked to come again.
             Some(Err(since)) => Err(self.no_flow(since)),

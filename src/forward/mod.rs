@@ -168,13 +168,14 @@ impl Core {
             let flow = setup.listener(arrival.listener).flow(arrival);
             shared.unreachable.clear(&flow.without_local());
         }
-        match index.scan(bytes, &setup.limits) {
+        // By reference, as all that is larger than a word or two: what has just been written in parts is slow to move.
+        match &index.scan(bytes, &setup.limits) {
             Ok(view) => match view.start() {
-                Start::Request { .. } => proxy.request(&turn, &view, out, rec),
-                Start::Response { .. } => proxy.response(&turn, &view, out, rec),
+                Start::Request { .. } => proxy.request(&turn, view, out, rec),
+                Start::Response { .. } => proxy.response(&turn, view, out, rec),
             },
-            Err(refused) => match refused.view {
-                Some(view) => proxy.refuse(&turn, &view, refused.reason.into(), out, rec),
+            Err(refused) => match &refused.view {
+                Some(view) => proxy.refuse(&turn, view, refused.reason.into(), out, rec),
                 None if stun::is_binding_request(bytes) => proxy.stun(&turn, bytes, out),
                 None => {
                     if R::ON {

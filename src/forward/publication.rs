@@ -187,15 +187,15 @@ impl Hops<'_> {
     }
 
     /// A tag that is not ours may be of any backend of a pool: where there are several it is 412 (SPEC 6.2).
-    pub fn admits(&self, mark: &Mark, hop: Hop) -> Result<Hop, Refused> {
+    pub fn admits(&self, mark: &Mark, hop: &Hop) -> Result<(), Refused> {
         let pool = match hop {
             Hop::Backend { at: Some(at), .. } => self.table.pools.pool(at.pool),
-            _ => return Ok(hop),
+            _ => return Ok(()),
         };
         if *mark == Mark::Foreign && pool.backends.len() > 1 && !pool.foreign_etag {
             return Err(Reason::EtagForeign.into());
         }
-        Ok(hop)
+        Ok(())
     }
 }
 

@@ -93,10 +93,9 @@ impl Proxy {
             return Err(Reason::MaxForwards.into());
         }
         let peer = turn.arrival.peer;
-        let route_values = view.all(HeaderId::Route).map(|(_, field)| view.value_of(field));
         let hashed = hash::request(&setup.ring, essentials, peer.ip(), &mut self.text);
         let transaction = hash::transaction(hashed, peer.port());
-        let loop_hash = hash::passage(hashed, essentials, view.ruri(), route_values);
+        let loop_hash = hash::passage(hashed, essentials, view);
         self.check_loop(view, essentials, setup, loop_hash)?;
         let request = Request {
             turn,

@@ -56,7 +56,8 @@ impl Proxy {
         let arrived = setup.listener(turn.arrival.listener);
         let from = turn.source;
         let sender = if from.is_backend() { Reader::Backend } else { Reader::Client };
-        let response = &inspect_response(view)?;
+        let response = &inspect_response(view);
+        let response = response.as_ref().map_err(|reason| *reason)?;
         response.parties()?;
         let method = response.method;
         let via = view.value(HeaderId::Via).ok_or(Reason::BrokenResponse)?;
@@ -97,7 +98,8 @@ impl Proxy {
             }
             return Ok(());
         }
-        let target = way_back(turn, token)?;
+        let target = &way_back(turn, token);
+        let target = target.as_ref().map_err(|reason| *reason)?;
         let leaving = setup.listener(target.listener());
 
         self.edits.clear();
@@ -117,7 +119,7 @@ impl Proxy {
         }
         let start = out.bytes.len();
         self.edits.write(&view.bytes[..view.end_of_message() as usize], &mut out.bytes);
-        out.finish(target, start);
+        out.finish(*target, start);
         if R::ON {
             rec.step("response", format_args!("by the via token to {target}"));
             return Ok(());

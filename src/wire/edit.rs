@@ -55,17 +55,17 @@ impl Edits {
     }
 
     fn push(&mut self, span: Span, from: u32) {
-        let edit = Edit { at: span.start, cut: span.end, from, to: self.text.len() as u32 };
+        let to = self.text.len() as u32;
         match self.list.last() {
-            Some(last) if last.at > edit.at => self.insert_before(edit),
-            _ => self.list.push(edit),
+            Some(last) if last.at > span.start => self.insert_before(span, from, to),
+            _ => self.list.push(Edit { at: span.start, cut: span.end, from, to }),
         }
     }
 
     #[cold]
-    fn insert_before(&mut self, edit: Edit) {
-        let place = self.list.iter().rposition(|e| e.at <= edit.at).map_or(0, |i| i + 1);
-        self.list.insert(place, edit);
+    fn insert_before(&mut self, span: Span, from: u32, to: u32) {
+        let place = self.list.iter().rposition(|e| e.at <= span.start).map_or(0, |i| i + 1);
+        self.list.insert(place, Edit { at: span.start, cut: span.end, from, to });
     }
 
     /// Appends `bytes` with the edits applied to `out`.

@@ -121,7 +121,9 @@ pub fn whole<'a>(received: &'a [u8], index: &mut Index, limits: &Limits) -> (Fra
 #[cold]
 fn refused(received: &[u8], reason: Reason, head: usize) -> Frame {
     let line = memchr(b'\n', received).and_then(|lf| received[..lf].strip_suffix(b"\r"));
-    let request = line.is_some_and(|line| matches!(start_line(line), Ok((Start::Request { .. }, _))));
+    let mut start = Start::NONE;
+    let recognised = line.is_some_and(|line| start_line(line, &mut start).is_ok());
+    let request = recognised && matches!(start, Start::Request { .. });
     Frame::Refused { reason, head: if request { head } else { 0 } }
 }
 
@@ -135,7 +137,7 @@ fn starts(received: &[u8], searched: usize) -> Result<bool, Reason> {
     }
     let behind = received.get(searched..).unwrap_or_default();
     let Some(lf) = memchr(b'\n', behind).map(|lf| searched + lf) else { return Ok(false) };
-    match received[..lf].strip_suffix(b"\r").map(start_line) {
+    match received[..lf].strip_suffix(b"\r").map(|line| start_line(line, &mut { Start::NONE })) {
         None => Err(no_line(received)),
         // Of a response that is broken the end may be certain all the same.
         Some(Ok(_) | Err(Reason::BrokenResponse)) => Ok(true),

@@ -84,11 +84,12 @@ pub fn request_uri<'a>(view: &View<'a>) -> Result<Uri<'a>, Reason> {
 /// `request`: the method's token in a request, `None` in a response.
 fn essentials<'a>(view: View<'a>, request: Option<&[u8]>) -> Result<Essentials<'a>, Reason> {
     let via = view.value(HeaderId::Via).ok_or(Reason::MissingVia)?;
-    let via = Via::first(via).ok_or(Reason::BadVia)?;
+    // By reference: what has just been parsed is slow to move.
+    let Some(via) = &Via::first(via) else { return Err(Reason::BadVia) };
     let from = only(view, HeaderId::From, Reason::MissingFrom, Reason::TwoFrom)?;
-    let from = NameAddr::parse(from).ok_or(Reason::BadFrom)?;
+    let Some(from) = &NameAddr::parse(from) else { return Err(Reason::BadFrom) };
     let to = only(view, HeaderId::To, Reason::MissingTo, Reason::TwoTo)?;
-    let to = NameAddr::parse(to).ok_or(Reason::BadTo)?;
+    let Some(to) = &NameAddr::parse(to) else { return Err(Reason::BadTo) };
     let call_id = only(view, HeaderId::CallId, Reason::MissingCallId, Reason::TwoCallId)?;
     if call_id.is_empty() || !lex::is_printable(call_id) {
         return Err(Reason::BadCallId);
@@ -109,7 +110,7 @@ fn essentials<'a>(view: View<'a>, request: Option<&[u8]>) -> Result<Essentials<'
         None => None,
     };
     Ok(Essentials {
-        via,
+        via: *via,
         from_tag: from.tag().unwrap_or(&from.uri[..0]),
         to_tag: to.tag(),
         from_uri: from.uri,

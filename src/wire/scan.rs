@@ -79,6 +79,14 @@ pub enum Start {
     Response { code: u16, phrase: Span },
 }
 
+impl Start {
+    /// Before one is read.
+    pub(super) const NONE: Start = {
+        let nowhere = Span { start: 0, end: 0 };
+        Start::Request { method: Method::Other, token: nowhere, uri: nowhere }
+    };
+}
+
 /// Limits of SPEC 2.4, in bytes and lines.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -128,7 +136,7 @@ impl Index {
             count: 0,
             first: [u16::MAX; IDS],
             twice: 0,
-            start: Start::Request { method: Method::Other, token: Span::default(), uri: Span::default() },
+            start: Start::NONE,
             body: Span::default(),
         }
     }
@@ -156,8 +164,7 @@ impl Index {
         self.clear();
         let Some(lf) = memchr(b'\n', bytes) else { return Err(no_line(bytes)) };
         let [line @ .., b'\r'] = &bytes[..lf] else { return Err(no_line(bytes)) };
-        let (start, mut fault) = start_line(line)?;
-        self.start = start;
+        let mut fault = start_line(line, &mut self.start)?;
         if bytes.len() > limits.message {
             fault = Some(Reason::TooLarge);
         } else if line.len() > limits.start_line {
@@ -277,9 +284,9 @@ impl Index {
         self.clear();
         let lf = memchr(b'\n', head).ok_or(Reason::NotSip)?;
         let line = head[..lf].strip_suffix(b"\r").ok_or(Reason::NotSip)?;
-        let request = match start_line(line) {
-            Ok((Start::Request { .. }, _)) => true,
-            Ok((Start::Response { .. }, _)) | Err(Reason::BrokenResponse) => false,
+        let request = match start_line(line, &mut self.start) {
+            Ok(_) => matches!(self.start, Start::Request { .. }),
+            Err(Reason::BrokenResponse) => false,
             Err(reason) => return Err(reason),
         };
         let mut fault = (line.len() > limits.start_line).then_some(Reason::StartLineTooLong);
@@ -554,10 +561,11 @@ fn is_blank(bytes: &[u8]) -> bool {
 #[cold]
 pub(super) fn no_line(bytes: &[u8]) -> Reason {
     let line = bytes.split(|&b| b == b'\n').next().unwrap_or_default();
-    match start_line(line) {
-        Ok((Start::Response { .. }, _)) | Err(Reason::BrokenResponse) => Reason::BrokenResponse,
-        Ok(_) => Reason::BadLineEnd,
-        Err(reason) => reason,
+    let mut start = Start::NONE;
+    match (start_line(line, &mut start), start) {
+        (Ok(_), Start::Response { .. }) => Reason::BrokenResponse,
+        (Ok(_), Start::Request { .. }) => Reason::BadLineEnd,
+        (Err(reason), _) => reason,
     }
 }
 
@@ -569,10 +577,12 @@ fn of_response(reason: Reason) -> Reason {
     }
 }
 
-/// The start line at offset 0, without its CRLF. `Err`: not recognised, or a broken response.
-pub(super) fn start_line(line: &[u8]) -> Result<(Start, Option<Reason>), Reason> {
+/// Reads the start line, at offset 0 and without its CRLF, to `start`, and gives its fault. `Err`: not recognised, or a broken
+/// response.
+pub(super) fn start_line(line: &[u8], start: &mut Start) -> Result<Option<Reason>, Reason> {
     if is_version(line) {
-        return status_line(line).map(|start| (start, None)).ok_or(Reason::BrokenResponse);
+        *start = status_line(line).ok_or(Reason::BrokenResponse)?;
+        return Ok(None);
     }
     let is_blank = |b: &u8| matches!(b, b' ' | b'\t');
     let mut blank = block::find(line, 0, |b| b.is(b' ').or(b.is(b'\t')).or(b.is(0)));
@@ -594,7 +604,8 @@ pub(super) fn start_line(line: &[u8]) -> Result<(Start, Option<Reason>), Reason>
     } else if !lex::is_uri(text) {
         fault = fault.or(Some(Reason::BadRequestUri));
     }
-    Ok((Start::Request { method, token: Span::new(0, blank), uri }, fault))
+    *start = Start::Request { method, token: Span::new(0, blank), uri };
+    Ok(fault)
 }
 
 /// A status line begins with a version.
