@@ -142,7 +142,7 @@ impl Proxy {
             Action::RedirectUri(uri) => self.redirect(turn, request.view, out, rec, |t| write!(t, "<{uri}>")),
             Action::RedirectPool(pool) => match self.redirect_target(request, *pool, rec) {
                 Some((addr, transport)) => {
-                    let user = request.routes.uri.user.unwrap_or_default().to_owned();
+                    let user = request.routes.uri().user.unwrap_or_default().to_owned();
                     self.redirect(turn, request.view, out, rec, |t| {
                         t.write_all(b"<sip:")?;
                         if !user.is_empty() {

@@ -146,7 +146,7 @@ impl Proxy {
             };
         }
         let Some(rule) = rule else {
-            let uri = &request.routes.uri;
+            let uri = request.routes.uri();
             let ours = uri.is_sip()
                 && request.setup.names.is_us(uri.host.host, uri.host.port, request.arrival.local);
             return self.unmatched(request, if ours { Reason::NoRule } else { Reason::NotOurs });
@@ -167,9 +167,9 @@ impl Proxy {
             Action::Route(pool) => {
                 by_mark().unwrap_or_else(|| self.balance(request, &facts, hops, pool, rec))
             }
-            Action::Flow => by_mark().unwrap_or_else(|| hops.by_flow(&request.routes.uri)),
+            Action::Flow => by_mark().unwrap_or_else(|| hops.by_flow(request.routes.uri())),
             Action::RequestUri => by_mark().unwrap_or_else(|| {
-                let hop = hops.by_uri(&request.routes.uri)?;
+                let hop = hops.by_uri(request.routes.uri())?;
                 hops.carried(&hop).map_err(|refused| silenced(request, &hop, refused))?;
                 Ok(hop)
             }),

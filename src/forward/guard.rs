@@ -55,7 +55,7 @@ impl Proxy {
         if pinned && request.is_cancel_or_ack() {
             return Ok(());
         }
-        self.may_ask(request.turn, &request.routes.uri, request.method)
+        self.may_ask(request.turn, request.routes.uri(), request.method)
     }
 
     /// While the core is behind: what is new, and of a client's what only says that it belongs to something, for a flood would
@@ -68,7 +68,7 @@ impl Proxy {
         // where a BYE is lost, and of calls there is a record. A subscription of his begins anew; an ACK without a pin is
         // that of a 503 of ours, and would burden a backend.
         let goes_on = refreshes || claims && (request.turn.guard != Guard::Limited || self.has_call(request));
-        !goes_on && !self.is_urgent(request.turn, request.view, &request.routes.uri, request.method)
+        !goes_on && !self.is_urgent(request.turn, request.view, request.routes.uri(), request.method)
     }
 
     /// For an OPTIONS to ourselves.

@@ -207,7 +207,7 @@ impl Hops<'_> {
         routes: &Routes<'_>,
     ) -> Result<Hop, Refused> {
         let parsed = routes.next.and_then(Uri::parse);
-        let next = parsed.as_ref().unwrap_or(&routes.uri);
+        let next = parsed.as_ref().unwrap_or(routes.uri());
         let listed = self.pools().by_address(addr, transport);
         let from_backend = self.source.is_backend();
         // From a client only a backend in a pool with the token's: without one in the table there is no such pool.

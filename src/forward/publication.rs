@@ -253,7 +253,7 @@ fn key(request: &Request<'_>, key_id: u8, text: &mut Vec<u8>) -> u64 {
     text.push(request.source.is_backend().into());
     hash::part(text, request.package.unwrap_or_default());
     let resource = text.len();
-    canonical(&request.routes.uri, setup, text);
+    canonical(request.routes.uri(), setup, text);
     let resource = resource..text.len();
     // Neither a canonical URI nor a package holds a blank.
     text.push(b' ');

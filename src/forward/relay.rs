@@ -70,7 +70,8 @@ impl Proxy {
         // By reference: each move of it would cost as much as parsing one of its fields.
         let essentials = &inspect(view);
         let essentials = essentials.as_ref().map_err(|reason| *reason)?;
-        let uri = request_uri(view)?;
+        let uri = &request_uri(view);
+        let uri = uri.as_ref().map_err(|reason| *reason)?;
         if view.first(HeaderId::ProxyRequire).is_some() {
             return Err(Reason::ProxyRequire.into());
         }
@@ -81,8 +82,8 @@ impl Proxy {
         let mut routes = Routes::none(view, uri);
         routes.read(view, essentials, method, setup, local, source.is_backend())?;
         let routes = &routes;
-        if method == Method::Options && !routes.repaired && routes.next.is_none() && to_us() {
-            self.may_ask_us(turn, &uri)?;
+        if method == Method::Options && !routes.repaired() && routes.next.is_none() && to_us() {
+            self.may_ask_us(turn, uri)?;
             if turn.table.pools.all_down() {
                 return Err(Refused { reason: Reason::NoBackend, retry: Some(NO_BACKEND_RETRY_S) });
             }

@@ -79,7 +79,7 @@ impl<'a> Request<'a> {
             method,
             method_token,
             ruri: self.routes.ruri,
-            uri: &self.routes.uri,
+            uri: self.routes.uri(),
             package: self
                 .package
                 .or_else(|| Event::parse(self.view.value(HeaderId::Event)?).map(|event| event.package)),

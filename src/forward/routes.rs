@@ -13,9 +13,9 @@ use crate::wire::{
 pub struct Routes<'a> {
     /// The Request-URI; after strict-route repair the last Route's.
     pub ruri: &'a [u8],
-    pub uri: Uri<'a>,
-    /// The last Route became the Request-URI.
-    pub repaired: bool,
+    received: &'a Uri<'a>,
+    /// The last Route, where it became the Request-URI.
+    repaired: Option<Uri<'a>>,
     /// There is one Route, ours as we write it.
     single: bool,
     /// How many leading Route values are ours.
@@ -66,17 +66,27 @@ struct Own<'a> {
 
 impl<'a> Routes<'a> {
     /// Of a request without any.
-    pub fn none(view: &View<'a>, uri: Uri<'a>) -> Routes<'a> {
+    pub fn none(view: &View<'a>, uri: &'a Uri<'a>) -> Routes<'a> {
         Routes {
             ruri: view.ruri(),
             secure: uri.is_sips(),
-            uri,
-            repaired: false,
+            received: uri,
+            repaired: None,
             single: false,
             popped: 0,
             next: None,
             tokens: Tokens::None,
         }
+    }
+
+    /// The Request-URI by its parts; after strict-route repair the last Route's.
+    pub fn uri(&self) -> &Uri<'a> {
+        self.repaired.as_ref().unwrap_or(self.received)
+    }
+
+    /// The last Route became the Request-URI.
+    pub fn repaired(&self) -> bool {
+        self.repaired.is_some()
     }
 
     /// Reads the Routes, in place: all this is long to move. `trusted`: the request is from a backend or a trusted source.
@@ -102,21 +112,21 @@ impl<'a> Routes<'a> {
             reader.read(&Own { user: Some(user), ob: false }, &mut self.tokens);
             return Ok(());
         }
-        if us(&self.uri) && own_or_bare(self.uri.user, setup, essentials) {
+        if us(self.received) && own_or_bare(self.received.user, setup, essentials) {
             let last = view.items(HeaderId::Route).last().ok_or(Reason::BadRoute)?;
             let addr = NameAddr::parse(last.value).ok_or(Reason::BadRoute)?;
             let target = Uri::parse(addr.uri).ok_or(Reason::BadRoute)?;
             if target.param(b"lr").is_none() && !us(&target) {
                 // A strict router (or a user agent that makes one of us) sent it: we were the Request-URI.
-                let own = Own { user: self.uri.user, ob: false };
+                let own = Own { user: self.received.user, ob: false };
                 self.secure |= target.is_sips();
-                (self.ruri, self.uri, self.repaired) = (addr.uri, target, true);
+                (self.ruri, self.repaired) = (addr.uri, Some(target));
                 reader.read(&own, &mut self.tokens);
             }
         }
         let mut items = view.items(HeaderId::Route).peekable();
         while let Some(item) = items.next() {
-            if self.repaired && items.peek().is_none() {
+            if self.repaired() && items.peek().is_none() {
                 break;
             }
             if let Some(user) = setup.own_route(item.value) {
@@ -140,7 +150,7 @@ impl<'a> Routes<'a> {
 
     /// Are there Routes to take out of the message?
     pub fn edited(&self) -> bool {
-        self.popped > 0 || self.repaired
+        self.popped > 0 || self.repaired()
     }
 
     /// The spans to cut from the message: the popped values and, after repair, the last one.
@@ -151,7 +161,7 @@ impl<'a> Routes<'a> {
             return cut(field.line());
         }
         let total = view.items(HeaderId::Route).count();
-        let keep = self.popped..total - usize::from(self.repaired);
+        let keep = self.popped..total - usize::from(self.repaired());
         let field_of = |i: usize| view.items(HeaderId::Route).nth(i);
         let mut i = 0;
         while i < total {

@@ -58,7 +58,7 @@ pub fn request(
     if request.routes.edited() {
         request.routes.cuts(view, |span| edits.cut(span));
     }
-    if request.routes.repaired || plan.rule.is_some_and(|rule| rule.strip_prefix.is_some()) {
+    if request.routes.repaired() || plan.rule.is_some_and(|rule| rule.strip_prefix.is_some()) {
         edit_request_uri(request, plan, edits);
     }
     if let Some(publication) = &publication {
@@ -315,13 +315,13 @@ fn edit_request_uri(request: &Request<'_>, plan: &Plan<'_>, edits: &mut Edits) {
     let span = view.span_of(view.ruri());
     let prefix = plan.rule.and_then(|rule| rule.strip_prefix.as_deref());
     // The user stands behind the scheme: where it begins with the prefix, the prefix is cut there.
-    let stripped = prefix.zip(routes.uri.user).filter(|(prefix, user)| user.starts_with(prefix));
-    let base = if routes.repaired { view.span_of(routes.ruri).start } else { span.start };
+    let stripped = prefix.zip(routes.uri().user).filter(|(prefix, user)| user.starts_with(prefix));
+    let base = if routes.repaired() { view.span_of(routes.ruri).start } else { span.start };
     let cut = stripped.map(|(prefix, user)| {
         let from = (view.span_of(user).start - base) as usize;
         from..from + prefix.len()
     });
-    match (routes.repaired, cut) {
+    match (routes.repaired(), cut) {
         (false, None) => {}
         (false, Some(cut)) => {
             edits.cut(Span { start: span.start + cut.start as u32, end: span.start + cut.end as u32 })

@@ -76,6 +76,8 @@ impl<'a> Uri<'a> {
     }
 
     /// The same of bytes that may all stand in a URI (`lex::is_uri`).
+    // In line: as it is returned it is slow to move.
+    #[inline(always)]
     pub(super) fn of_sound(bytes: &'a [u8]) -> Option<Uri<'a>> {
         let (scheme, rest) = split_scheme(bytes)?;
         if rest.is_empty() {
