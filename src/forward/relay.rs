@@ -94,7 +94,7 @@ impl Proxy {
             return Err(Reason::MaxForwards.into());
         }
         let peer = turn.arrival.peer;
-        let hashed = hash::request(&setup.ring, essentials, peer.ip(), &mut self.text);
+        let hashed = hash::request(&setup.ring, essentials, peer.ip());
         let transaction = hash::transaction(hashed, peer.port());
         let loop_hash = hash::passage(hashed, essentials, view);
         self.check_loop(view, essentials, setup, loop_hash)?;

@@ -61,21 +61,21 @@ impl Proxy {
         response.parties()?;
         let method = response.method;
         let via = view.value(HeaderId::Via).ok_or(Reason::BrokenResponse)?;
-        // Nearly all: as we wrote it, alone in its line. By reference: a token is long to move.
-        let text = arrived.via_value(sender).and_then(|ours| via.strip_prefix(ours));
-        let whole = text.map(|text| ViaToken::decode(text, &setup.ring));
-        let other;
-        let (decoded, own_len) = match &whole {
-            Some(decoded @ (Ok(_) | Err(Fault::UnknownKey | Fault::Forged))) => (decoded, via.len()),
-            None | Some(Err(Fault::Foreign)) => {
-                let top = Via::first(via).ok_or(Reason::BrokenResponse)?;
-                let text = top.branch.strip_prefix(super::COOKIE);
-                other = text.ok_or(Fault::Foreign).and_then(|text| ViaToken::decode(text, &setup.ring));
-                (&other, top.whole.len())
-            }
+        // Nearly all: as we wrote it, alone in its line. Decoded to its place: a token is long to move.
+        let mut own_len = via.len();
+        let mut decoded = match arrived.via_value(sender).and_then(|ours| via.strip_prefix(ours)) {
+            Some(text) => ViaToken::decode(text, &setup.ring),
+            None => Err(Fault::Foreign),
         };
+        if let Err(Fault::Foreign) = decoded {
+            let top = Via::first(via).ok_or(Reason::BrokenResponse)?;
+            own_len = top.whole.len();
+            if let Some(text) = top.branch.strip_prefix(super::COOKIE) {
+                decoded = ViaToken::decode(text, &setup.ring);
+            }
+        }
         self.stats.received(Kind::Response(method), arrived.transport);
-        let (token, key_id) = self.verified(decoded, setup)?;
+        let (token, key_id) = self.verified(&decoded, setup)?;
         let flow = arrived.flow(turn.arrival);
         let expected = match token.bound {
             Bound::Backend => from.is_backend(),

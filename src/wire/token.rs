@@ -364,9 +364,17 @@ pub fn tag_hash(tag: &[u8]) -> u32 {
 
 /// A 32-bit hash of where a response to a client-bound request must come from: listener and remote address, or connection.
 pub fn flow_hash(flow: &Flow) -> u32 {
+    let hash = |text: &[u8]| xxhash_rust::xxh3::xxh3_64_with_seed(text, 0x7469_6469_6e67_7302) as u32;
+    // As nearly all are. What the writer writes, but in one piece: in several it could not be read at once.
+    if let Flow::Datagram { listener, peer: SocketAddr::V4(peer), .. } = flow {
+        let ip = u128::from(peer.ip().to_bits());
+        let text =
+            u128::from(DATAGRAM) << 64 | u128::from(*listener) << 48 | ip << 16 | u128::from(peer.port());
+        return hash(&text.to_be_bytes()[7..]);
+    }
     let mut w = Writer::new();
     w.flow(&flow.without_local(), 0);
-    xxhash_rust::xxh3::xxh3_64_with_seed(&w.bytes[..w.len], 0x7469_6469_6e67_7302) as u32
+    hash(&w.bytes[..w.len])
 }
 
 const DATAGRAM: u8 = 1 << 6;

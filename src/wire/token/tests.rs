@@ -195,3 +195,21 @@ fn flow_hash_tells_flows_apart_and_forgets_our_own_address() {
     assert_eq!(flow_hash(&a), flow_hash(&b));
     assert_ne!(flow_hash(&a), flow_hash(&c));
 }
+
+/// A flow of IPv4, which has a way of its own, as any other: the hash of its bytes in a token.
+#[test]
+fn flow_hash_is_of_the_bytes_of_the_flow() {
+    for flow in [
+        Flow::Datagram { listener: 0x0102, local: None, peer: v4(1, 5060) },
+        Flow::Datagram {
+            listener: 0xfffe,
+            local: None,
+            peer: "[2001:db8::1]:5061".parse().expect("an address"),
+        },
+    ] {
+        let mut w = Writer::new();
+        w.flow(&flow, 0);
+        let hash = xxhash_rust::xxh3::xxh3_64_with_seed(&w.bytes[..w.len], 0x7469_6469_6e67_7302) as u32;
+        assert_eq!(flow_hash(&flow), hash);
+    }
+}
