@@ -123,6 +123,7 @@ impl Outbox {
     }
 
     /// Ends a message that was written from `start` on.
+    #[inline]
     pub fn finish(&mut self, target: Target, start: usize) {
         self.messages.push((target, start..self.bytes.len()));
     }

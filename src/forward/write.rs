@@ -90,19 +90,17 @@ pub fn request(
             t.extend_from_slice(b"Max-Forwards: 70\r\n");
         }
     });
-    out.finish(target(&plan.hop), start);
-    (branch, stripped)
-}
-
-/// Where a hop's messages go.
-fn target(hop: &Hop) -> Target {
-    match *hop {
+    // Not one target for all ways: it would be put together in memory first.
+    match plan.hop {
         Hop::Backend { addr, transport, listener, local, .. } if transport.is_datagram() => {
-            Target::Datagram { listener, from: local, to: addr }
+            out.finish(Target::Datagram { listener, from: local, to: addr }, start);
         }
-        Hop::Backend { addr, listener, local, .. } => Target::Connect { listener, from: local, to: addr },
-        Hop::Client { flow, listener, .. } => by_flow(flow, listener),
+        Hop::Backend { addr, listener, local, .. } => {
+            out.finish(Target::Connect { listener, from: local, to: addr }, start);
+        }
+        Hop::Client { flow, listener, .. } => out.finish(by_flow(flow, listener), start),
     }
+    (branch, stripped)
 }
 
 /// Where a flow's messages go.

@@ -117,10 +117,11 @@ pub fn stamp(view: &View<'_>, via: &Via<'_>, peer: SocketAddr, known: &Stamp, ed
 /// that it came from; to the port that it came from where it asked by `rport`, else to the sent-by port. `maddr` and the
 /// sent-by host choose nothing (SPEC 1.3).
 pub fn return_address(via: &Via<'_>, peer: SocketAddr) -> SocketAddr {
-    match via.rport {
-        Some(_) => peer,
-        None => SocketAddr::new(peer.ip(), via.sent_by.port.unwrap_or(5060)),
+    let mut back = peer;
+    if via.rport.is_none() {
+        back.set_port(via.sent_by.port.unwrap_or(5060));
     }
+    back
 }
 
 /// Does `host` (without brackets) name this address?
