@@ -368,10 +368,11 @@ const NOBODY: Known = Known { text: [0; 16], name: Name::new(u32::MAX, 0, Header
 const SPREAD: u32 = 0xec7e_97b9;
 const LOWER: u8 = 0x20;
 
-/// By a name's first two letters (of one letter: that and its colon) and its length, which no two names have alike.
+/// By a name's first two letters (of one letter: that and its colon), in lower case, and its length, which no two names have
+/// alike.
 #[inline(always)]
 const fn place(first: u8, second: u8, len: usize) -> usize {
-    let letters = u16::from_le_bytes([first, second]) | u16::from_le_bytes([LOWER; 2]);
+    let letters = u16::from_le_bytes([first, second]);
     ((letters as u32 | (len as u32) << 16).wrapping_mul(SPREAD) >> 24) as usize
 }
 
@@ -400,18 +401,19 @@ const fn build() -> [Known; 256] {
 
 static KNOWN: [Known; 256] = build();
 
-/// The known name with which `line` begins, directly followed by its colon, unless it is a rare one. `line` goes on behind
-/// the line's end, to the end of the message.
+/// The known name with which these sixteen bytes begin, directly followed by its colon, unless it is a rare one. The line may
+/// end among them.
 ///
 /// Compares under `| 0x20`, which is exact for letters; a CR would pass for a hyphen, and the scan refuses that message
 /// for its lone CR.
 #[inline(always)]
-pub(super) fn known_at(line: &[u8]) -> Option<Name> {
-    let begin = line.first_chunk::<16>()?;
+pub(super) fn known_at(begin: &[u8; 16]) -> Option<Name> {
     let block = Block::of(begin);
+    let lower = block.or(Block::all(LOWER));
     let colon = block.is(b':').bits().trailing_zeros();
-    let known = &KNOWN[place(begin[0], begin[1], colon as usize)];
-    let same = block.or(Block::all(LOWER)).same(Block::of(&known.text)).bits() | known.behind;
+    let [first, second, ..] = lower.bytes();
+    let known = &KNOWN[place(first, second, colon as usize)];
+    let same = lower.same(Block::of(&known.text)).bits() | known.behind;
     (known.name.colon() == colon && same == u32::MAX).then_some(known.name)
 }
 
@@ -439,7 +441,10 @@ mod tests {
 
     #[test]
     fn every_known_name_is_found_in_any_case_and_only_whole() {
-        let found = |line: &str| known_at(line.as_bytes()).map(|name| (name.id(), usize::from(name.len())));
+        let found = |line: &str| {
+            let name = line.as_bytes().first_chunk().and_then(known_at);
+            name.map(|name| (name.id(), usize::from(name.len())))
+        };
         let is_rare = |name: &str, id: HeaderId| name.len() > 1 && is_rare(id);
         for (name, id) in NAMES.into_iter().filter(|(name, id)| is_rare(name, *id)) {
             assert_eq!(HeaderId::of_rare(name.to_uppercase().as_bytes()), id, "{name}");

@@ -414,7 +414,8 @@ fn name_lines(lines: &mut [Field], bytes: &[u8], first: &mut [u16; IDS], twice: 
     let mut unnamed = usize::MAX;
     let (mut once, mut again) = (0, 0);
     for (place, field) in lines.iter_mut().enumerate().rev() {
-        match known_at(&bytes[field.start as usize..]) {
+        let start = field.start as usize;
+        match bytes.get(start..start + 16).and_then(<[u8]>::first_chunk).and_then(known_at) {
             Some(name) => {
                 field.name = name;
                 again |= once & 1 << name.place();
