@@ -365,7 +365,7 @@ impl<S: Step> Lane<S> {
     /// Something is left to be done at once, or a tail keeps us from it.
     fn waits(&self) -> bool {
         self.is_held()
-            || self.batch.at < self.inbound.len()
+            || self.is_midway()
             || self.ports.iter().any(|p| p.ready || p.errors)
             || self.link.as_ref().is_some_and(Link::is_ready)
     }
@@ -374,9 +374,14 @@ impl<S: Step> Lane<S> {
     /// take turns with all others; nor are those who wait at the door.
     fn is_in_arrears(&self) -> bool {
         self.is_held()
-            || self.batch.at < self.inbound.len()
+            || self.is_midway()
             || self.ports.iter().any(|port| port.ready)
             || self.link.as_ref().is_some_and(|link| link.streams.is_crowded())
+    }
+
+    /// A batch is not stepped to its end.
+    fn is_midway(&self) -> bool {
+        self.batch.at < self.inbound.len()
     }
 
     /// A tail is unsent, so nothing more is read.
@@ -398,8 +403,12 @@ impl<S: Step> Lane<S> {
                 self.drain_errors(p);
             }
         }
-        self.flush();
-        self.step_batch();
+        if self.is_held() {
+            self.flush();
+        }
+        if self.is_midway() {
+            self.step_batch();
+        }
         for p in 0..self.ports.len() {
             if self.ports[p].ready {
                 self.read(p);
@@ -464,9 +473,6 @@ impl<S: Step> Lane<S> {
     /// Steps what is left of the batch, and sends.
     fn step_batch(&mut self) {
         let n = self.inbound.len();
-        if self.batch.at >= n {
-            return;
-        }
         let port = &self.ports[self.batch.port];
         let mut local = port.socket.local;
         while self.batch.at < n {

@@ -62,15 +62,18 @@ impl Inbox {
         true
     }
 
+    /// Is there anything? One load, for each turn.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Acquire)
+    }
+
     /// Exchanges what is there for `empty`.
     pub fn take(&self, empty: &mut Batch) {
         empty.bytes.clear();
         empty.items.clear();
-        if self.waiting.load(Ordering::Acquire) {
-            let mut batch = self.batch.lock();
-            self.waiting.store(false, Ordering::Release);
-            std::mem::swap(&mut *batch, empty);
-        }
+        let mut batch = self.batch.lock();
+        self.waiting.store(false, Ordering::Release);
+        std::mem::swap(&mut *batch, empty);
     }
 }
 
@@ -90,7 +93,9 @@ mod tests {
         }
         assert!(!inbox.put(target(0), b"x"));
         let mut batch = Batch::default();
+        assert!(inbox.is_waiting());
         inbox.take(&mut batch);
+        assert!(!inbox.is_waiting());
         assert!(batch.items.iter().zip(0..).all(|((to, _), port)| *to == target(port)));
         let large = vec![0; BYTES];
         assert!(inbox.put(target(1), &large));

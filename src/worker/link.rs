@@ -176,7 +176,7 @@ impl<S: Step> Lane<S> {
         if self.is_held() {
             return;
         }
-        let Some(inbox) = self.inboxes.get(self.index) else { return };
+        let Some(inbox) = self.inboxes.get(self.index).filter(|inbox| inbox.is_waiting()) else { return };
         let mut batch = std::mem::take(&mut self.handed);
         inbox.take(&mut batch);
         for (target, range) in batch.items.drain(..) {
