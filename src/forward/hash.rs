@@ -1,38 +1,39 @@
 //! The hashes of a stateless proxy: transaction, branch and loop (SPEC 3.6, 4.5; RFC 3261 16.11, RFC 5393 4.2.2).
 //!
-//! What a peer must not be able to collide with another's is keyed, by SipHash-1-3 under the signing key: the Call-ID, and
-//! request, transaction, branch and passage through it.
+//! What a peer must not be able to collide with another's is keyed, by SipHash-1-3 under the signing key: the request, and
+//! transaction, branch and passage through it.
 
 use std::net::IpAddr;
 
-use xxhash_rust::xxh3::xxh3_64_with_seed;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::wire::{Essentials, HeaderId, View, token::Ring};
 
-/// A request by its Call-ID, source address and From tag: what the hashes of its transaction and its passage begin with. Each
-/// part as it was received, in its place: what has just been copied together is slow to read.
+/// A request by its Call-ID, From tag and source address: what the hashes of its transaction and its passage begin with.
+///
+/// Keyed is a hash of three words, since what has just been copied together from parts is slow to read. That two Call-IDs of
+/// one xxh3 can be made gives nobody anything: who wants the hash of another's request may take its Call-ID and tag as they
+/// are, but not its source.
 pub fn request(ring: &Ring, essentials: &Essentials<'_>, source: IpAddr) -> u64 {
-    let hash = ring.hash(essentials.call_id);
-    let hash = match source {
-        IpAddr::V4(ip) => with(hash, ip.to_bits().into()),
-        IpAddr::V6(ip) => with(with(hash, (ip.to_bits() >> 64) as u64), ip.to_bits() as u64),
-    };
-    xxh3_64_with_seed(essentials.from_tag, hash)
+    let (call_id, tag) = (xxh3_64(essentials.call_id), xxh3_64(essentials.from_tag));
+    let hash = |words: &[u64]| ring.hash(bytemuck::cast_slice(words));
+    match source {
+        IpAddr::V4(ip) => hash(&[call_id, tag, ip.to_bits().into()].map(u64::to_le)),
+        IpAddr::V6(ip) => {
+            let (high, low) = ((ip.to_bits() >> 64) as u64, ip.to_bits() as u64);
+            hash(&[call_id, tag, high, low].map(u64::to_le))
+        }
+    }
 }
 
 /// The hash of a transaction, the key of pins, and what a branch begins with: that of the request and its source's port, which
 /// tells those of one address apart.
-pub fn transaction(request: u64, port: u16) -> u64 {
-    with(request, port.into())
-}
-
-/// A secret hash and a number that peers choose, or know of others.
 ///
-/// Both halves of a product by the secret: what another number makes of it cannot be foretold. A sum could be, and who chooses
-/// From tag, CSeq and sent-by would meet the branch of another behind his NAT.
-fn with(secret: u64, number: u64) -> u64 {
+/// Both halves of a product by the secret hash: what another port makes of it cannot be foretold. A sum could be, and who
+/// chooses CSeq and sent-by would meet the branch of another behind his NAT.
+pub fn transaction(request: u64, port: u16) -> u64 {
     const ODD: u128 = 0x9e37_79b9_7f4a_7c15;
-    let product = u128::from(secret).wrapping_mul(ODD + 2 * u128::from(number));
+    let product = u128::from(request).wrapping_mul(ODD + 2 * u128::from(port));
     product as u64 ^ (product >> 64) as u64
 }
 
