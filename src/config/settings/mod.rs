@@ -6,6 +6,8 @@
 mod dns;
 mod flow_events;
 mod keys;
+mod limits;
+mod listen;
 mod protection;
 mod read;
 mod streams;

@@ -1,20 +1,20 @@
-//! From the text of tidings.toml to `Settings`: one function per section, every fault collected.
+//! From the text of tidings.toml to `Settings`: every fault collected. One function per section, the larger ones in rooms of
+//! their own (`listen`, `limits`, `tls` and so on).
 
-use std::{collections::HashMap, net::SocketAddr, ops::Range, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use ipnet::IpNet;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeValue;
 
 use super::{
     super::{
         diagnostic::Diagnostic,
-        document::{self, Faults, Text, Value, in_order, quoted},
+        document::{self, Faults, Value, in_order, quoted},
         headers,
     },
-    Admin, ConnectionLimits, Health, Limits, ListenSpec, Log, Settings, Side, Timers, Tokens, Trust, Udp,
-    Workers, default_listener, dns, flow_events, keys, listener_id, protection, streams, tls, units,
+    Admin, Log, Settings, Tokens, Trust, Workers, default_listener, dns, flow_events, keys, limits, listen,
+    protection, tls, units,
 };
-use crate::wire::Transport;
 
 const SECTIONS: [&str; 20] = [
     "table",
@@ -38,42 +38,6 @@ const SECTIONS: [&str; 20] = [
     "log",
     "cluster",
 ];
-const LISTEN: [&str; 13] = [
-    "name",
-    "transport",
-    "address",
-    "side",
-    "advertise",
-    "certificate",
-    "private_key",
-    "certificates",
-    "client_certificates",
-    "client_ca",
-    "path",
-    "origins",
-    "proxy_protocol",
-];
-const HEALTH: [&str; 5] = ["probes", "silence", "busy_sources", "busy_window", "longest_pause"];
-const LIMITS: [&str; 14] = [
-    "message",
-    "header_lines",
-    "start_line",
-    "pins",
-    "calls",
-    "flows",
-    "moved_flows",
-    "unreachable",
-    "users",
-    "users_per_connection",
-    "news",
-    "own_requests",
-    "departed",
-    "series",
-];
-
-/// A listener's index in a message's facts is one byte.
-const MOST_LISTENERS: usize = 255;
-
 impl Settings {
     /// Reads tidings.toml. `file` names it in diagnostics; relative paths in it start at `base_dir`.
     pub fn parse(file: &str, text: &str, base_dir: &Path) -> Result<Settings, Vec<Diagnostic>> {
@@ -87,15 +51,15 @@ impl Settings {
                 "state_dir" => settings.state_dir = path(&mut faults, "state_dir", value, base_dir),
                 "aliases" => settings.aliases = aliases(&mut faults, value),
                 "workers" => workers(&mut faults, value, &mut settings.workers),
-                "listen" => secured = listeners(&mut faults, value, base_dir, &mut settings),
+                "listen" => secured = listen::listeners(&mut faults, value, base_dir, &mut settings),
                 "trust" => trust(&mut faults, value, &mut settings.trust),
                 "tokens" => tokens(&mut faults, value, base_dir, &mut settings.tokens),
-                "limits" => limits(&mut faults, value, &mut settings.limits),
-                "timers" => timers(&mut faults, value, &mut settings.timers),
-                "health" => health(&mut faults, value, &mut settings.health),
-                "udp" => udp(&mut faults, value, &mut settings.udp),
+                "limits" => limits::limits(&mut faults, value, &mut settings.limits),
+                "timers" => limits::timers(&mut faults, value, &mut settings.timers),
+                "health" => limits::health(&mut faults, value, &mut settings.health),
+                "udp" => limits::udp(&mut faults, value, &mut settings.udp),
                 "dns" => dns::dns(&mut faults, value, &mut settings.dns),
-                "connections" => connections(&mut faults, value, &mut settings.connections),
+                "connections" => limits::connections(&mut faults, value, &mut settings.connections),
                 "tls" => general = tls::tls(&mut faults, value, base_dir, &mut settings.tls),
                 "flow_events" => {
                     notify = flow_events::flow_events(&mut faults, value, &mut settings.flow_events);
@@ -165,160 +129,6 @@ fn workers(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Workers) {
             "count" => set(&mut out.count, faults.integer("count", value, 1..=1024).map(as_usize)),
             "pin" => set(&mut out.pin, faults.boolean("pin", value)),
             _ => faults.unknown_key(key, "[workers]", ["count", "pin"]),
-        }
-    }
-}
-
-/// Gives for each listener with TLS its place and what it says about it.
-fn listeners<'i>(
-    faults: &mut Faults<'i>,
-    value: &Value<'i>,
-    base: &Path,
-    settings: &mut Settings,
-) -> Vec<(Range<usize>, tls::Written)> {
-    settings.listen.clear();
-    let mut secured = Vec::new();
-    let mut names: HashMap<String, usize> = HashMap::new();
-    let mut ids: HashMap<u16, String> = HashMap::new();
-    let mut addresses: HashMap<(bool, SocketAddr), usize> = HashMap::new();
-    for (table, span) in faults.tables("listen", value) {
-        let line = faults.line_of(span.start);
-        let Some((listen, written)) = listener(faults, table, &span, base) else { continue };
-        if listen.transport.is_secure() {
-            secured.push((span.clone(), written));
-        } else if let Some(first) = written.first {
-            let label = listen.transport.label();
-            faults.error(first, format!("transport {label} has no certificates, only tls and wss have"));
-        }
-        if let Some(other) = names.insert(listen.name.clone(), line) {
-            let message = format!(
-                "listener {} is already there, in line {other}; name them apart",
-                quoted(&listen.name)
-            );
-            faults.error(span.clone(), message);
-        } else if let Some(other) = ids.insert(listen.id, listen.name.clone()) {
-            let message = format!(
-                "the names {} and {} give one listener id, by which tokens know them: rename one",
-                quoted(&other),
-                quoted(&listen.name)
-            );
-            faults.error(span.clone(), message);
-        }
-        if let Some(other) = addresses.insert((listen.transport.is_datagram(), listen.address), line) {
-            let message =
-                format!("{} is already listened on, by the listener of line {other}", listen.address);
-            faults.error(span.clone(), message);
-        }
-        settings.origin.listen.push(faults.place(span.start));
-        settings.listen.push(listen);
-        if settings.listen.len() == MOST_LISTENERS + 1 {
-            faults.error(span, format!("there are more than {MOST_LISTENERS} listeners"));
-        }
-    }
-    secured
-}
-
-fn listener<'i>(
-    faults: &mut Faults<'i>,
-    table: &DeTable<'i>,
-    span: &Range<usize>,
-    base: &Path,
-) -> Option<(ListenSpec, tls::Written)> {
-    let (mut name, mut transport, mut address, mut advertise) = (None, Some(Transport::Udp), None, None);
-    let mut side = Side::Both;
-    let mut sound = true;
-    let (mut written, mut begins) = (tls::Written::default(), streams::Written::default());
-    for (key, value) in in_order(table) {
-        match key.get_ref().as_ref() {
-            name if tls::LISTENER_KEYS.contains(&name) => written.take(faults, key, value, base),
-            "name" => {
-                name = faults.name("name", value);
-                sound &= name.is_some();
-            }
-            "transport" => transport = listener_transport(faults, value),
-            "address" => {
-                address = faults.string("address", value);
-                sound &= address.is_some();
-            }
-            "side" => set(&mut side, listener_side(faults, value)),
-            "advertise" => advertise = faults.string("advertise", value),
-            "backend_ports" => {
-                faults.not_yet(key, "all traffic to backends leaves by the listener's own port")
-            }
-            name if streams::LISTENER_KEYS.contains(&name) => begins.take(faults, key, value),
-            _ => faults.unknown_key(key, "[[listen]]", LISTEN),
-        }
-    }
-    let Some(text) = address else {
-        if sound {
-            faults.missing(span.clone(), "this listener has no address: address = \"192.0.2.1:5060\"");
-        }
-        return None;
-    };
-    let transport = transport?;
-    let address = listen_address(faults, &text, transport)?;
-    let advertise = advertise.and_then(|text| advertised(faults, &text, address.port()));
-    let name = name
-        .map_or_else(|| format!("{}-{}", transport.label(), address.port()), |text| text.value.to_owned());
-    let id = listener_id(&name);
-    let (websocket, proxies) = begins.complete(faults, transport);
-    let listen = ListenSpec { name, transport, address, side, advertise, id, tls: None, websocket, proxies };
-    sound.then_some((listen, written))
-}
-
-fn listener_transport(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<Transport> {
-    let text = faults.string("transport", value)?;
-    match Transport::ALL.into_iter().find(|transport| transport.label() == text.value) {
-        Some(known) => return Some(known),
-        None => {
-            let near = faults.suggestion(text.value, Transport::ALL.map(Transport::label));
-            faults.error(text.span, format!("unknown transport {}{near}", quoted(text.value)));
-        }
-    }
-    None
-}
-
-fn listener_side(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<Side> {
-    let text = faults.string("side", value)?;
-    match text.value {
-        "clients" => Some(Side::Clients),
-        "backends" => Some(Side::Backends),
-        "both" => Some(Side::Both),
-        other => {
-            let near = faults.suggestion(other, ["clients", "backends", "both"]);
-            let message = format!("unknown side {}{near} (clients, backends, both)", quoted(other));
-            faults.error(text.span, message);
-            None
-        }
-    }
-}
-
-fn listen_address(faults: &mut Faults<'_>, text: &Text<'_>, transport: Transport) -> Option<SocketAddr> {
-    let fault = match units::socket_address(text.value, transport.default_port()) {
-        Some(address) if address.port() == 0 => "port 0 is no port to listen on".to_owned(),
-        Some(address) if address.ip().is_multicast() => format!("{} is a multicast address", address.ip()),
-        Some(address) => return Some(address),
-        None => format!(
-            "{} is not an IP address with a port, such as \"192.0.2.1:5060\" or \"[2001:db8::1]:5060\"",
-            quoted(text.value)
-        ),
-    };
-    faults.error(text.span.clone(), fault);
-    None
-}
-
-fn advertised(faults: &mut Faults<'_>, text: &Text<'_>, port: u16) -> Option<(String, u16)> {
-    match units::host_port(text.value) {
-        Some((host, _)) if matches!(host.as_str(), "0.0.0.0" | "::") => {
-            faults.error(text.span.clone(), format!("advertise: {host} cannot be reached by anybody"));
-            None
-        }
-        Some((host, advertised)) => Some((host, advertised.unwrap_or(port))),
-        None => {
-            let message =
-                format!("advertise: {} is not a host name or address with a port", quoted(text.value));
-            faults.error(text.span.clone(), message);
-            None
         }
     }
 }
@@ -430,128 +240,6 @@ fn ring<'i>(faults: &mut Faults<'i>, value: &Value<'i>, out: &mut Tokens) {
                 faults.missing(item.span(), "a token key is { id = 0, key = \"32 hexadecimal digits\" }")
             }
             _ => {}
-        }
-    }
-}
-
-fn limits(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Limits) {
-    let Some(table) = faults.table("limits", value) else { return };
-    for (key, value) in in_order(table) {
-        let name = key.get_ref().as_ref();
-        let (place, range) = match name {
-            "message" => (&mut out.wire.message, 1 << 10..=1 << 20),
-            "header_lines" => (&mut out.wire.header_lines, 8..=10_000),
-            "start_line" => (&mut out.wire.start_line, 256..=64 << 10),
-            "pins" => (&mut out.pins, 64..=1 << 26),
-            "calls" => (&mut out.calls, 64..=1 << 26),
-            "flows" => (&mut out.flows, 1..=1 << 28),
-            "moved_flows" => (&mut out.moved_flows, 1..=1 << 28),
-            "unreachable" => (&mut out.unreachable, 1..=1 << 28),
-            "users" => (&mut out.users, 1..=1 << 26),
-            "users_per_connection" => (&mut out.users_per_connection, 1..=1 << 16),
-            "news" => (&mut out.news, 16..=1 << 20),
-            "own_requests" => (&mut out.own_requests, 1..=1 << 20),
-            "departed" => (&mut out.departed, 1..=1 << 20),
-            "series" => (&mut out.series, 1..=1 << 20),
-            _ => {
-                faults.unknown_key(key, "[limits]", LIMITS);
-                continue;
-            }
-        };
-        let number = match name {
-            "message" | "start_line" => bytes(faults, name, value, range),
-            _ => faults.integer(name, value, range).map(as_usize),
-        };
-        set(place, number);
-    }
-}
-
-fn timers(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Timers) {
-    let Some(table) = faults.table("timers", value) else { return };
-    for (key, value) in in_order(table) {
-        match key.get_ref().as_ref() {
-            "grace" => set(&mut out.grace, time(faults, "grace", value, Duration::from_secs(3600))),
-            _ => faults.unknown_key(key, "[timers]", ["grace"]),
-        }
-    }
-}
-
-fn health(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Health) {
-    let Some(table) = faults.table("health", value) else { return };
-    let hour = Duration::from_secs(3600);
-    for (key, value) in in_order(table) {
-        match key.get_ref().as_ref() {
-            "probes" => set(&mut out.probes, faults.integer("probes", value, 1..=10_000).map(as_usize)),
-            "silence" => match time(faults, "silence", value, hour) {
-                Some(time) if time < Duration::from_millis(100) => {
-                    faults.error(value.span(), "silence: less than 100 ms");
-                }
-                time => set(&mut out.silence, time),
-            },
-            "busy_sources" => {
-                set(&mut out.busy_sources, faults.integer("busy_sources", value, 1..=8).map(as_usize));
-            }
-            "busy_window" => set(&mut out.busy_window, time(faults, "busy_window", value, hour)),
-            "longest_pause" => set(&mut out.longest_pause, time(faults, "longest_pause", value, hour)),
-            _ => faults.unknown_key(key, "[health]", HEALTH),
-        }
-    }
-}
-
-fn udp(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Udp) {
-    let Some(table) = faults.table("udp", value) else { return };
-    let range = 4 << 10..=1 << 30;
-    for (key, value) in in_order(table) {
-        match key.get_ref().as_ref() {
-            "receive_buffer" => {
-                set(&mut out.receive_buffer, bytes(faults, "receive_buffer", value, range.clone()))
-            }
-            "send_buffer" => set(&mut out.send_buffer, bytes(faults, "send_buffer", value, range.clone())),
-            _ => faults.unknown_key(key, "[udp]", ["receive_buffer", "send_buffer"]),
-        }
-    }
-}
-
-const CONNECTIONS: [&str; 13] = [
-    "most",
-    "per_address",
-    "per_prefix",
-    "accepts_per_second",
-    "exempt",
-    "output",
-    "idle",
-    "first_message",
-    "message_time",
-    "output_time",
-    "connect_time",
-    "handshakes",
-    "handshake_time",
-];
-
-fn connections(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut ConnectionLimits) {
-    let Some(table) = faults.table("connections", value) else { return };
-    let day = Duration::from_secs(86_400);
-    for (key, value) in in_order(table) {
-        let name = key.get_ref().as_ref();
-        let count = |place: &mut u32, faults: &mut Faults<'_>| {
-            let number = faults.integer(name, value, 1..=1 << 24);
-            set(place, number.and_then(|number| u32::try_from(number).ok()));
-        };
-        match name {
-            "most" => out.most = faults.integer(name, value, 1..=1 << 24).map(as_usize),
-            "per_address" => count(&mut out.per_address, faults),
-            "per_prefix" => count(&mut out.per_prefix, faults),
-            "accepts_per_second" => count(&mut out.accepts_per_second, faults),
-            "exempt" => out.exempt = networks(faults, name, value),
-            "output" => set(&mut out.output, bytes(faults, name, value, 64 << 10..=64 << 20)),
-            "idle" => set(&mut out.idle, at_least_a_second(faults, name, value, 7 * day)),
-            "first_message" => set(&mut out.first_message, at_least_a_second(faults, name, value, day)),
-            "message_time" => set(&mut out.message_time, at_least_a_second(faults, name, value, day)),
-            "output_time" => set(&mut out.output_time, at_least_a_second(faults, name, value, day)),
-            "connect_time" => set(&mut out.connect_time, at_least_a_second(faults, name, value, day)),
-            "handshakes" => set(&mut out.handshakes, faults.integer(name, value, 1..=1 << 24).map(as_usize)),
-            "handshake_time" => set(&mut out.handshake_time, at_least_a_second(faults, name, value, day)),
-            _ => faults.unknown_key(key, "[connections]", CONNECTIONS),
         }
     }
 }
