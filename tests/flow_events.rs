@@ -349,7 +349,7 @@ fn a_goodbye_or_a_return_makes_no_event() {
     let lines = format!("Contact: <sip:plain@{}>\r\n", party.address);
     let register = Request::new("REGISTER", "sip:example.com", &party)
         .with("To", "<sip:plain@example.com>")
-        .with("Contact", &format!("<sip:plain@{}>", party.address));
+        .with("Contact", format!("<sip:plain@{}>", party.address));
     party.send(scene.phones(), register.text());
     let got = pbx.expect("REGISTER ");
     pbx.answer(scene.pbxs(), &got, "200 OK", &unique(), &lines);

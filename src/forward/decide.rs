@@ -268,10 +268,10 @@ fn mark_text(mark: &Mark, hop: &Result<Hop, Refused>, request: &Request<'_>) -> 
 }
 
 /// A hop that passes one more check. By reference: a hop is slow to move.
-fn approved<'h>(
-    hop: &'h Result<Hop, Refused>,
+fn approved(
+    hop: &Result<Hop, Refused>,
     check: impl FnOnce(&Hop) -> Result<(), Refused>,
-) -> Result<&'h Hop, Refused> {
+) -> Result<&Hop, Refused> {
     let hop = hop.as_ref().map_err(|refused| *refused)?;
     check(hop)?;
     Ok(hop)
