@@ -15,7 +15,7 @@ use crate::{
     wire::{
         HeaderId, Item, Method, NameAddr, Reason, Response, Span, Start, Uri, Via, View,
         inspect::inspect_response,
-        ip,
+        ip, same,
         token::{Bound, Fault, Flow, PathToken, RouteToken, ViaToken, flow_hash, is_text},
     },
 };
@@ -63,7 +63,7 @@ impl Proxy {
         let via = view.value(HeaderId::Via).ok_or(Reason::BrokenResponse)?;
         // Nearly all: as we wrote it, alone in its line. Decoded to its place: a token is long to move.
         let mut own_len = via.len();
-        let mut decoded = match arrived.via_value(sender).and_then(|ours| via.strip_prefix(ours)) {
+        let mut decoded = match arrived.via_value(sender).and_then(|ours| behind(via, ours)) {
             Some(text) => ViaToken::decode(text, &setup.ring),
             None => Err(Fault::Foreign),
         };
@@ -343,7 +343,19 @@ fn receiver(token: &ViaToken) -> Reader {
 fn stands_right(view: &View<'_>, token: &ViaToken, leaving: &Listener) -> bool {
     let alone = view.value(HeaderId::RecordRoute).filter(|_| !view.is_repeated(HeaderId::RecordRoute));
     let user = alone.zip(leaving.route_end(receiver(token)));
-    user.and_then(|(value, end)| behind_scheme(value.strip_suffix(end)?)).is_some_and(is_text)
+    user.and_then(|(value, end)| behind_scheme(before(value, end)?)).is_some_and(is_text)
+}
+
+/// `value` behind `prefix`, if it begins so.
+fn behind<'v>(value: &'v [u8], prefix: &[u8]) -> Option<&'v [u8]> {
+    let (begin, behind) = value.split_at_checked(prefix.len())?;
+    same(begin, prefix).then_some(behind)
+}
+
+/// `value` before `suffix`, if it ends so.
+fn before<'v>(value: &'v [u8], suffix: &[u8]) -> Option<&'v [u8]> {
+    let (before, end) = value.split_at_checked(value.len().checked_sub(suffix.len())?)?;
+    same(end, suffix).then_some(before)
 }
 
 /// Where a response goes (SPEC 3.6): the datagram's source, or the connection by which the request came. A client's that is

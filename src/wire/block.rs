@@ -113,6 +113,21 @@ pub fn controls(bytes: &[u8; 64]) -> u64 {
     blocks.iter().rev().fold(0, |bits, block| bits << 16 | u64::from(Block::of(block).at_most(13).bits()))
 }
 
+/// Whether two texts are one, in line: for the few dozen bytes of a name or a prefix a call costs as much again.
+#[inline(always)]
+pub fn same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    if let (Some(a_end), Some(b_end)) = (a.last_chunk::<16>(), b.last_chunk::<16>()) {
+        let ((a, _), (b, _)) = (a.as_chunks(), b.as_chunks());
+        let equal = |(a, b)| Block::of(a).same(Block::of(b)).bits() == 0xffff;
+        a.iter().zip(b).all(equal) && equal((a_end, b_end))
+    } else {
+        words(a) == words(b)
+    }
+}
+
 /// Fewer than sixteen bytes, and zeros behind them.
 #[inline(always)]
 pub fn padded(bytes: &[u8]) -> [u8; 16] {
@@ -177,6 +192,20 @@ mod tests {
             let mut expected = [0; 16];
             expected[..len].copy_from_slice(&bytes[..len]);
             assert_eq!(padded(&bytes[..len]), expected, "{len}");
+        }
+    }
+
+    #[test]
+    fn same_is_equality() {
+        let bytes: [u8; 70] = std::array::from_fn(|i| i as u8);
+        for len in 0..70 {
+            assert!(same(&bytes[..len], &bytes[..len]));
+            assert!(!same(&bytes[..len], &bytes[..len + 1]));
+            for at in 0..len {
+                let mut other = bytes;
+                other[at] ^= 0x80;
+                assert!(!same(&bytes[..len], &other[..len]), "{len} {at}");
+            }
         }
     }
 

@@ -4,6 +4,7 @@
 //! Contact) is parsed where it is needed.
 
 use super::addr::NameAddr;
+use super::block;
 use super::lex::{self, Cursor};
 use super::name::{HeaderId, Method};
 use super::reason::Reason;
@@ -98,7 +99,7 @@ fn essentials<'a>(view: View<'a>, request: Option<&[u8]>) -> Result<Essentials<'
     let (cseq, method) = cseq_parts(cseq).ok_or(Reason::BadCSeq)?;
     // A request's is known already.
     let known = view.method().unwrap_or_else(|| Method::of(method));
-    let same = request.is_none_or(|token| token == method);
+    let same = request.is_none_or(|token| block::same(token, method));
     if (!same || known == Method::Other) && !lex::is_token(method) {
         return Err(Reason::BadCSeq);
     }

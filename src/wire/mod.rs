@@ -28,6 +28,7 @@ mod view;
 pub mod websocket;
 
 pub use addr::NameAddr;
+pub use block::same;
 pub use edit::Edits;
 pub use event::Event;
 pub use frame::{Frame, Framer};
