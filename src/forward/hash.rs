@@ -41,6 +41,7 @@ pub fn transaction(request: u64, port: u16) -> u64 {
 /// Each part is hashed under the hash of those before it. Not the source's port: a connection to us has another each time.
 pub fn passage(request: u64, essentials: &Essentials<'_>, view: &View<'_>) -> u32 {
     let mut hash = xxh3_64_with_seed(view.ruri(), request ^ u64::from(essentials.cseq));
+    // Asked first: most have none, and the search is longer to make than to find that out.
     if view.first(HeaderId::Route).is_some() {
         for (_, route) in view.all(HeaderId::Route) {
             hash = xxh3_64_with_seed(view.value_of(route), hash);

@@ -104,11 +104,12 @@ impl Hops<'_> {
     /// (`mono_ms`) from which grace counts.
     fn flow(&self, flow: &Flow) -> Result<Hop, u64> {
         let (moved, unreachable) = (&self.shared.moved, &self.shared.unreachable);
-        let moved = (!moved.is_empty()).then(|| {
-            let tag = tag_hash(self.essentials.to_tag.unwrap_or_default());
-            moved.find(*flow, tag, self.now)
-        });
-        let flow = moved.as_ref().and_then(Option::as_ref).unwrap_or(flow);
+        // Nearly always both are empty: no tag is hashed and no key is made for nothing.
+        let moved = match moved.is_empty() {
+            true => None,
+            false => moved.find(*flow, tag_hash(self.essentials.to_tag.unwrap_or_default()), self.now),
+        };
+        let flow = moved.as_ref().unwrap_or(flow);
         let (Flow::Datagram { listener, .. } | Flow::Stream { listener, .. }) = flow;
         let listener = self.setup.by_id(*listener).ok_or(self.setup.start.mono_ms)?;
         match flow {

@@ -35,7 +35,8 @@ fn check(outcome: c_int) -> io::Result<()> {
 }
 
 /// Datagrams in one batch. Each system call puts the kernel's code and data in the place of ours in the first caches: beside
-/// a raw relay with the same batch a message costs 1.48 times as much with 64, 1.52 times with 32, 1.56 times with 16.
+/// a raw relay with the same batch, the step from 16 to 32 took 0.04 off the ratio of a message's cost, that to 64 as much,
+/// that to 128 0.02 at most.
 pub const BATCH: usize = 64;
 
 /// Room for one datagram: UDP can carry no more.

@@ -1,7 +1,8 @@
 //! tidings.toml: listeners, limits, trust, tokens, admin (SPEC 12, Appendix A). Every setting has a default.
 //!
-//! `read` walks the file and collects every fault, `units` knows durations, sizes and addresses, `keys` the ring of token
-//! keys. What comes out is valid: nobody behind this room checks it again.
+//! `read` walks the file and collects every fault, with rooms for the larger sections (`listen`, `limits` and so on);
+//! `units` knows durations, sizes and addresses, `keys` the ring of token keys. What comes out is valid: nobody behind this
+//! room checks it again.
 
 mod dns;
 mod flow_events;
