@@ -219,6 +219,26 @@ impl<'i> Faults<'i> {
         }
     }
 
+    /// One of a few words, and what it stands for.
+    pub fn choice<T: Copy, const N: usize>(
+        &mut self,
+        key: &str,
+        value: &Value<'_>,
+        choices: [(&str, T); N],
+    ) -> Option<T> {
+        let text = self.string(key, value)?;
+        let known = choices.iter().find(|(word, _)| *word == text.value);
+        if known.is_none() {
+            let words = choices.map(|(word, _)| word);
+            let near = self.suggestion(text.value, words);
+            self.error(
+                text.span,
+                format!("unknown {key} {}{near} ({})", quoted(text.value), words.join(", ")),
+            );
+        }
+        known.map(|(_, choice)| *choice)
+    }
+
     /// A string, or a list of strings that is not empty.
     pub fn strings<'t>(&mut self, key: &str, value: &'t Value<'_>) -> Vec<Text<'t>> {
         match value.get_ref() {

@@ -241,17 +241,8 @@ pub(super) fn keepalive(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Ke
 }
 
 fn keepalive_method(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<KeepaliveMethod> {
-    let text = faults.string("method", value)?;
-    match text.value {
-        "off" => Some(KeepaliveMethod::Off),
-        "crlf" => Some(KeepaliveMethod::Crlf),
-        "options" => Some(KeepaliveMethod::Options),
-        other => {
-            let near = faults.suggestion(other, ["off", "crlf", "options"]);
-            faults.error(text.span, format!("unknown method {}{near} (off, crlf, options)", quoted(other)));
-            None
-        }
-    }
+    use KeepaliveMethod::{Crlf, Off, Options};
+    faults.choice("method", value, [("off", Off), ("crlf", Crlf), ("options", Options)])
 }
 
 #[cfg(test)]

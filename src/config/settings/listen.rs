@@ -141,18 +141,8 @@ fn listener_transport(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<Tran
 }
 
 fn listener_side(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<Side> {
-    let text = faults.string("side", value)?;
-    match text.value {
-        "clients" => Some(Side::Clients),
-        "backends" => Some(Side::Backends),
-        "both" => Some(Side::Both),
-        other => {
-            let near = faults.suggestion(other, ["clients", "backends", "both"]);
-            let message = format!("unknown side {}{near} (clients, backends, both)", quoted(other));
-            faults.error(text.span, message);
-            None
-        }
-    }
+    let sides = [("clients", Side::Clients), ("backends", Side::Backends), ("both", Side::Both)];
+    faults.choice("side", value, sides)
 }
 
 fn listen_address(faults: &mut Faults<'_>, text: &Text<'_>, transport: Transport) -> Option<SocketAddr> {

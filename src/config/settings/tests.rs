@@ -479,7 +479,7 @@ handshakes = 0
             "12:15: certificate without private_key",
             "16:83: private_key without certificate",
             "16:96: unknown key \"key\" in certificates",
-            "17:23: client_certificates: unknown \"requird\", did you mean \"required\"? (off, optional, required)",
+            "17:23: unknown client_certificates \"requird\", did you mean \"required\"? (off, optional, required)",
             "22:23: client_certificates: client_ca = \"ca.pem\" must say who signs them",
             "24:23: backend_certificate without backend_private_key",
             "25:1: unknown key \"ca\" in [tls]",

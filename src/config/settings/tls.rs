@@ -8,7 +8,7 @@ use std::{
 
 use toml::de::DeTable;
 
-use super::super::document::{Faults, Key, Place, Text, Value, in_order, quoted};
+use super::super::document::{Faults, Key, Place, Value, in_order};
 
 pub(super) const LISTENER_KEYS: [&str; 5] =
     ["certificate", "private_key", "certificates", "client_certificates", "client_ca"];
@@ -205,19 +205,12 @@ fn one(faults: &mut Faults<'_>, table: &DeTable<'_>, span: &Range<usize>, base: 
 }
 
 fn client_certificates(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<ClientCertificates> {
-    let Text { value: written, span } = faults.string("client_certificates", value)?;
-    match written {
-        "off" => Some(ClientCertificates::Off),
-        "optional" => Some(ClientCertificates::Optional),
-        "required" => Some(ClientCertificates::Required),
-        other => {
-            let near = faults.suggestion(other, ["off", "optional", "required"]);
-            let message =
-                format!("client_certificates: unknown {}{near} (off, optional, required)", quoted(other));
-            faults.error(span, message);
-            None
-        }
-    }
+    use ClientCertificates::{Off, Optional, Required};
+    faults.choice(
+        "client_certificates",
+        value,
+        [("off", Off), ("optional", Optional), ("required", Required)],
+    )
 }
 
 fn file(faults: &mut Faults<'_>, key: &str, value: &Value<'_>, base: &Path) -> Option<(Named, Range<usize>)> {

@@ -138,23 +138,12 @@ fn backend<'i>(
 }
 
 fn admin_state(faults: &mut Faults<'_>, value: &Value<'_>) -> Option<AdminState> {
-    let text = match value.get_ref() {
-        DeValue::String(_) => faults.string("state", value)?,
-        _ => {
-            faults.wrong_type("state", value, "\"active\", \"drain\" or \"off\"");
-            return None;
-        }
-    };
-    match text.value {
-        "active" => Some(AdminState::Active),
-        "drain" => Some(AdminState::Drain),
-        "off" => Some(AdminState::Off),
-        other => {
-            let near = faults.suggestion(other, ["active", "drain", "off"]);
-            faults.error(text.span, format!("unknown state {}{near} (active, drain, off)", quoted(other)));
-            None
-        }
+    if !matches!(value.get_ref(), DeValue::String(_)) {
+        faults.wrong_type("state", value, "\"active\", \"drain\" or \"off\"");
+        return None;
     }
+    let states = [("active", AdminState::Active), ("drain", AdminState::Drain), ("off", AdminState::Off)];
+    faults.choice("state", value, states)
 }
 
 /// Host as written (lower case, no brackets), where it leads, and transport of a backend's URI.
