@@ -146,13 +146,7 @@ impl Inbound {
         // SAFETY: BATCH headers, each with one buffer of DATAGRAM bytes of `self.bytes`, a name and a control buffer of
         // the lengths that it states; all are ours and outlive the call.
         let n = unsafe {
-            libc::recvmmsg(
-                socket.as_raw_fd(),
-                self.frame.headers.as_mut_ptr(),
-                BATCH as _,
-                libc::MSG_DONTWAIT as _,
-                ptr::null_mut(),
-            )
+            batch_call(libc::SYS_recvmmsg, socket, &mut self.frame.headers[..BATCH], libc::MSG_DONTWAIT)
         };
         self.len = usize::try_from(n).map_err(|_| io::Error::last_os_error())?;
         Ok(self.len)
@@ -250,18 +244,29 @@ impl Outbound {
         if n == 0 {
             return Ok(0);
         }
+        let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
         // SAFETY: the first n headers point at bytes that live for 'a, beyond this call, and at names and control
         // buffers of ours with the lengths that they state. The kernel only reads them (and writes msg_len).
-        let sent = unsafe {
-            libc::sendmmsg(
-                socket.as_raw_fd(),
-                self.frame.headers.as_mut_ptr(),
-                n as _,
-                (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) as _,
-            )
-        };
+        let sent = unsafe { batch_call(libc::SYS_sendmmsg, socket, &mut self.frame.headers[..n], flags) };
         usize::try_from(sent).map_err(|_| io::Error::last_os_error())
     }
+}
+
+/// recvmmsg or sendmmsg, without a timeout; gives what they give. Not by the C library's functions of these names: in a
+/// program of several threads those are cancellation points, which costs two more calls and two locked instructions each.
+///
+/// # Safety
+/// What the headers point at must be as the call wants it, and outlive it.
+unsafe fn batch_call(
+    number: libc::c_long,
+    socket: BorrowedFd<'_>,
+    headers: &mut [libc::mmsghdr],
+    flags: c_int,
+) -> libc::c_long {
+    let (fd, flags) = (libc::c_long::from(socket.as_raw_fd()), libc::c_long::from(flags));
+    let no_timeout = ptr::null_mut::<libc::timespec>();
+    // SAFETY: by the caller; each argument is a whole register, as the kernel takes it.
+    unsafe { libc::syscall(number, fd, headers.as_mut_ptr(), headers.len(), flags, no_timeout) }
 }
 
 /// One entry of a socket's error queue.
