@@ -1,5 +1,5 @@
 //! Datagrams that keep the NAT bindings of registered phones open (SPEC 9.10), as `[keepalive]` says: CRLF, or OPTIONS,
-//! whose silence means that the phone is gone until it speaks.
+//! after which silence means that the phone is gone until it speaks.
 //!
 //! Each interval all flows that phones registered by over UDP get one, from the listener that theirs is, spread over the
 //! interval and no more in a second than the rate allows; what that leaves over comes late, and is counted. Not for streams:
@@ -81,10 +81,13 @@ fn keep(router: &Arc<Router>, method: KeepaliveMethod, flow: Flow, asked: &Arc<S
         let uri = format!("sip:{}", String::from_utf8_lossy(&host));
         let ask =
             Ask { method: "OPTIONS", uri: &uri, from: "", to: "", headers: "Accept: */*\r\n", body: "" };
-        // Any answer at all is a sign of life; an ICMP error the core has dealt with.
-        if router.own.ask(&way, &ask).await == Outcome::Timeout {
+        // Whatever comes from it meanwhile is a sign of life; an ICMP error the core has dealt with.
+        let (flow, unreachable) = (flow.without_local(), &router.shared.unreachable);
+        unreachable.ask(flow);
+        if router.own.ask(&way, &ask).await != Outcome::Timeout {
+            unreachable.unasked(flow);
+        } else if unreachable.unanswered(flow, net::now()) {
             router.process.add(ProcessCounter::KeepaliveDead, 1);
-            router.shared.unreachable.put(flow.without_local(), net::now());
         }
     });
 }

@@ -542,6 +542,7 @@ async fn chores(router: Arc<Router>, state_dir: Option<StateDir>) {
             let now = net::now();
             router.shared.flows.sweep(now);
             router.shared.moved.sweep(now);
+            router.shared.unreachable.sweep(now);
             router.shared.calls.sweep(now);
             router.shared.users.sweep(now);
             said.lock().look(&router.tables.current().load().pools, now);

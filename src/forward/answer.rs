@@ -19,7 +19,7 @@ use crate::{
         HeaderId, Method, Reason, Start, Via, View,
         inspect::inspect,
         reply::{self, Reply, return_address},
-        token::{Flow, ViaToken},
+        token::{Flow, Ring, ViaToken},
     },
 };
 
@@ -254,21 +254,23 @@ impl Proxy {
         self.stats.sent(Kind::Response(method), turn.setup.listener(target.listener()).transport);
     }
 
-    /// What we sent could not go: a client's flow is dead until it speaks again, and whoever sent the request is told, by
-    /// the sent bytes without our Via.
-    pub(super) fn undeliverable(&mut self, turn: &Turn<'_>, view: &View<'_>, why: Fault, out: &mut Outbox) {
-        self.stats.add(Counter::Undeliverable, 1);
+    /// A request that we sent could not go: whoever sent it to us is told, by the sent bytes without our Via.
+    pub(super) fn undeliverable(
+        &mut self,
+        turn: &Turn<'_>,
+        view: &View<'_>,
+        token: &ViaToken,
+        why: Fault,
+        out: &mut Outbox,
+    ) {
         let Start::Request { method, .. } = view.start() else { return };
-        let Ok(essentials) = inspect(view) else { return };
-        let Some(text) = essentials.via.branch.strip_prefix(super::COOKIE) else { return };
-        let Ok((token, _)) = ViaToken::decode(text, &turn.setup.ring) else { return };
         if token.own {
             return users::answered(turn.shared, &self.stats, token.branch, Outcome::Undeliverable);
         }
-        if method == Method::Ack {
+        if method == Method::Ack || inspect(view).is_err() {
             return;
         }
-        let Ok(target) = way_back(turn, &token) else { return };
+        let Ok(target) = way_back(turn, token) else { return };
         let reason = match why {
             Fault::TooLarge => Reason::NextHopTooLarge,
             // A publisher drops its event on any final error, but over UDP goes on retransmitting (SPEC 6.5).
@@ -286,4 +288,11 @@ impl Proxy {
         self.write_answer(turn, view, &answer, None, target, out);
         self.headers = headers;
     }
+}
+
+/// The token in our Via on a request that we sent (SPEC 3.6).
+pub(super) fn sent_token(view: &View<'_>, ring: &Ring) -> Option<ViaToken> {
+    let Start::Request { .. } = view.start() else { return None };
+    let via = Via::parse(view.items(HeaderId::Via).next()?.value)?;
+    ViaToken::decode(via.branch.strip_prefix(super::COOKIE)?, ring).ok().map(|(token, _)| token)
 }

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::{
     decide::NO_BACKEND_RETRY_S,
+    io::Arrival,
     routes::{Routes, Tokens},
     setup::{Setup, Shared},
 };
@@ -12,7 +13,7 @@ use crate::{
     route::{BackendRef, Pools, Source, Table, balance},
     wire::{
         Essentials, Method, Reason, Transport, Uri, ip,
-        token::{Flow, RouteToken, Side, tag_hash},
+        token::{Flow, RouteToken, Side, flow_hash, tag_hash},
     },
 };
 
@@ -59,8 +60,8 @@ pub struct Hops<'a> {
     pub source: Source,
     pub method: Method,
     pub essentials: &'a Essentials<'a>,
-    /// The address that the request came to.
-    pub local: SocketAddr,
+    /// How the request came.
+    pub arrival: &'a Arrival,
 }
 
 impl Hops<'_> {
@@ -96,7 +97,7 @@ impl Hops<'_> {
             return Ok(self.backend(at));
         }
         let listener = self.setup.toward(transport, addr).ok_or(Reason::DeadRoute)?;
-        let local = self.setup.listener(listener).wildcard.then_some(self.local.ip());
+        let local = self.setup.listener(listener).wildcard.then_some(self.arrival.local.ip());
         Ok(Hop::Backend { addr, transport, listener, local, at: None })
     }
 
@@ -107,7 +108,8 @@ impl Hops<'_> {
         // Nearly always both are empty: no tag is hashed and no key is made for nothing.
         let moved = match moved.is_empty() {
             true => None,
-            false => moved.find(*flow, tag_hash(self.essentials.to_tag.unwrap_or_default()), self.now),
+            // Moves are of dialogs: what has no To tag is of none.
+            false => self.essentials.to_tag.and_then(|tag| moved.find(*flow, tag_hash(tag), self.now)),
         };
         let flow = moved.as_ref().unwrap_or(flow);
         let (Flow::Datagram { listener, .. } | Flow::Stream { listener, .. }) = flow;
@@ -160,18 +162,38 @@ impl Hops<'_> {
     ) -> Result<Hop, Refused> {
         let mut from_backend = self.source.is_backend();
         let mut decided = Err(Reason::DeadRoute.into());
+        let mut first = None;
         for token in tokens {
             if token.router != self.setup.router {
                 return Err(self.dead(None, None));
             }
             decided = match self.receiver(token, from_backend)? {
-                Side::Client(flow) => self.flow(flow).map_err(|since| self.dead(Some(since), None)),
+                Side::Client(flow) => {
+                    if !self.source.is_backend() && !first.is_some_and(|first| self.is_callers(first, token))
+                    {
+                        return Err(Reason::TokenSide.into());
+                    }
+                    self.flow(flow).map_err(|since| self.dead(Some(since), None))
+                }
                 Side::Backend { addr, transport } => self.toward_backend(*addr, *transport, routes),
             };
             // A PBX between two tokens did not record-route: the next is applied as from its side.
             from_backend = true;
+            first = first.or(Some(token));
         }
         decided
+    }
+
+    /// May a client use these two tokens at once, past the PBX between them? Who holds a token may send to a backend by it; to
+    /// another client only the one whose flow the first names, in the dialog of these two: the later token was written with
+    /// the earlier one's client in it.
+    fn is_callers(&self, first: &RouteToken, last: &RouteToken) -> bool {
+        let (Some((_, own)), Some((_, other))) = (first.client(), last.client()) else { return false };
+        let sender = self.setup.listener(self.arrival.listener).flow(self.arrival).without_local();
+        let is_sender = |flow: Flow| flow.without_local() == sender;
+        let moved = || self.shared.moved.find(*own, tag_hash(self.essentials.from_tag), self.now);
+        (is_sender(*own) || moved().is_some_and(is_sender))
+            && (last.tag == flow_hash(own) || first.tag == flow_hash(other))
     }
 
     /// The side of a token to which its sender's request goes.
@@ -261,19 +283,19 @@ impl Hops<'_> {
             return if self.is_sender(at) { Err(Reason::Ourselves.into()) } else { Ok(self.backend(at)) };
         }
         let ip = ip_literal(uri).ok_or(Reason::NoRule)?;
-        if self.setup.names.is_us(uri.host.host, uri.host.port, self.local) {
+        if self.setup.names.is_us(uri.host.host, uri.host.port, self.arrival.local) {
             return Err(Reason::NoRule.into());
         }
         let peer = SocketAddr::new(ip, uri.host.port.unwrap_or(5060));
         let listener = self.setup.toward(Transport::Udp, peer).ok_or(Reason::NoRule)?;
         let out = self.setup.listener(listener);
-        let flow = out.datagram(self.local, peer);
+        let flow = out.datagram(self.arrival.local, peer);
         Ok(Hop::Client { flow, listener, local: self.shared.local(out, &flow) })
     }
 
     /// `route = "flow"` (SPEC 5.2).
     pub fn by_flow(&self, uri: &Uri<'_>) -> Result<Hop, Refused> {
-        let us = self.setup.names.is_us(uri.host.host, uri.host.port, self.local);
+        let us = self.setup.names.is_us(uri.host.host, uri.host.port, self.arrival.local);
         let by_user = || uri.user.filter(|_| us).and_then(|user| self.shared.flows.by_user(user, self.now));
         let flow = self.shared.flows.by_contact(uri, self.now).or_else(by_user);
         match flow.map(|flow| self.flow(&flow)) {

@@ -36,7 +36,12 @@ use crate::{
     live::{Buckets, Now, Pins},
     route::{Recorder, Scratch, Source, Table},
     stats::{CoreStats, Counter, Gauge},
-    wire::{Edits, Index, Reason, Start, reply::Stamp, stun, token::Flow},
+    wire::{
+        Edits, Index, Reason, Start,
+        reply::Stamp,
+        stun,
+        token::{Bound, Flow, flow_hash},
+    },
 };
 
 /// What every branch of RFC 3261 begins with (8.1.1.7).
@@ -126,7 +131,7 @@ impl Core {
             Input::Lost { listener, to, why } => {
                 let transport = self.setup.listener(*listener).transport;
                 for &at in table.pools.at_address(*to, transport) {
-                    signs::unreachable(&table.pools.backend(at).state, *why, now);
+                    signs::unreachable(&table.pools.backend(at).state, *why, true, now);
                 }
             }
             Input::Behind(behind) => {
@@ -246,16 +251,36 @@ impl Core {
             Target::Datagram { to, .. } | Target::Connect { to, .. } => to,
             Target::Stream { .. } => out_by.address,
         };
+        proxy.stats.add(Counter::Undeliverable, 1);
+        // An ICMP error quotes the beginning only: its head may still be whole lines, enough for an answer.
+        let view = match index.scan(sent, &setup.limits) {
+            Ok(view) => Some(view),
+            Err(refused) => refused.view,
+        };
+        let token = view.as_ref().and_then(|view| answer::sent_token(view, &setup.ring));
         // Of a stream `Input::Lost` tells, once for the connection.
         if matches!(target, Target::Datagram { .. }) && why != Fault::TooLarge {
             let listed = table.pools.at_address(to, out_by.transport);
+            let of_backend =
+                !listed.is_empty() || table.pools.peer(out_by.transport, to, now.unix_s).is_some();
+            let flow = Flow::Datagram { listener: out_by.id, local: None, peer: to };
+            // Anybody can write an ICMP error. One is believed where it quotes a request that we sent there, by the token in
+            // our Via; another makes a backend's probe due, and no more.
+            let proven = token.as_ref().is_some_and(|token| match token.bound {
+                Bound::Backend => of_backend,
+                Bound::Client(hash) => hash == flow_hash(&flow),
+            });
             for &at in listed {
                 let backend = table.pools.backend(at);
-                signs::unreachable(&backend.state, why, now);
-                backend.spread.state.refuse(now.mono_ms + setup.avoid_ms);
+                signs::unreachable(&backend.state, why, proven, now);
+                if proven {
+                    backend.spread.state.refuse(now.mono_ms + setup.avoid_ms);
+                }
             }
-            if listed.is_empty() && table.pools.peer(out_by.transport, to, now.unix_s).is_none() {
-                let flow = Flow::Datagram { listener: out_by.id, local: None, peer: to };
+            if !proven {
+                return proxy.stats.add(Counter::UndeliverableUnproven, 1);
+            }
+            if !of_backend {
                 proxy.stats.add(Counter::UnreachableDropped, u64::from(shared.unreachable.put(flow, now)));
             }
         }
@@ -263,14 +288,8 @@ impl Core {
         let (source, guard) = (Source::Trusted, Guard::Exempt);
         let stamp = &Stamp::NONE;
         let turn = Turn { now, setup, shared, table, arrival: &arrival, source, guard, stamp };
-        // An ICMP error quotes the beginning only: its head may still be whole lines, enough for an answer.
-        let view = match index.scan(sent, &setup.limits) {
-            Ok(view) => Some(view),
-            Err(refused) => refused.view,
-        };
-        match view {
-            Some(view) => proxy.undeliverable(&turn, &view, why, out),
-            None => proxy.stats.add(Counter::Undeliverable, 1),
+        if let (Some(view), Some(token)) = (view, token) {
+            proxy.undeliverable(&turn, &view, &token, why, out);
         }
     }
 }

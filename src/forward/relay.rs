@@ -10,6 +10,7 @@ use super::{
     request::Request,
     routes::{Routes, Tokens},
     setup::Setup,
+    users,
     write::{self, Plan},
 };
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
     route::{Action, Recorder, Source, Table},
     stats::{Counter, Kind},
     wire::{
-        Essentials, Event, HeaderId, Method, NameAddr, Reason, Start, Uri, Via, View,
+        Essentials, Event, HeaderId, Method, NameAddr, Reason, Start, Via, View,
         inspect::{inspect, request_uri},
         token::{Flow, ViaToken},
     },
@@ -239,9 +240,9 @@ impl Proxy {
     #[inline(never)]
     fn note_registration(&mut self, request: &Request<'_>, branch: u64) {
         let view = request.view;
-        let Some(to) = Uri::parse(request.essentials.to_uri) else { return };
-        self.text.clear();
-        to.canonical(to.is_sip() && request.setup.names.is_our_domain(to.host.host), &mut self.text);
+        if users::write_aor(request.essentials.to_uri, request.setup, &mut self.text).is_none() {
+            return;
+        }
         let mut contacts = smallvec::SmallVec::<[&[u8]; 4]>::new();
         let mut all = false;
         for item in view.items(HeaderId::Contact) {

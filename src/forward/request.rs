@@ -45,7 +45,7 @@ impl<'a> Request<'a> {
             source: self.source,
             method: self.method,
             essentials: self.essentials,
-            local: self.arrival.local,
+            arrival: self.arrival,
         }
     }
 

@@ -22,6 +22,8 @@ use crate::{
 
 /// Expires that a 2xx without one grants (RFC 3261 10.2.1.1, RFC 6665 4.1.2.1).
 const DEFAULT_EXPIRES_S: u32 = 3600;
+/// A moved flow is remembered for so long at most: a subscription is refreshed more often.
+const LONGEST_MOVE_S: u32 = 86_400;
 
 impl Proxy {
     pub(super) fn response<R: Recorder>(
@@ -280,6 +282,7 @@ impl Proxy {
         }
         if let Some((old, tag)) = token.moved {
             let seconds = header_seconds(view).filter(|s| *s > 0).unwrap_or(DEFAULT_EXPIRES_S);
+            let seconds = seconds.min(LONGEST_MOVE_S);
             let dropped = turn.shared.moved.put(old, tag, token.back, seconds, turn.now);
             self.stats.add(Counter::FlowsMoved, 1);
             self.stats.add(Counter::MovedDropped, u64::from(dropped));
@@ -296,19 +299,19 @@ impl Proxy {
         response: &Response<'_>,
         from: Source,
     ) {
-        let on = self.registered_on(turn, response, token);
+        let Some(on) = self.registered_on(turn, response, token) else { return };
         let (shared, aor, mut longest) = (turn.shared, &self.text, 0);
-        let confirmed = shared.flows.confirm(token.branch, turn.now, &mut |contact| {
+        let confirmed = shared.flows.confirm(token.branch, aor, turn.now, &mut |contact| {
             let granted = granted(view, contact, turn, turn.setup);
             match granted.unwrap_or(0) {
-                0 if on.is_some() => shared.users.depart(aor, Some(contact)),
+                0 => shared.users.depart(aor, Some(contact)),
                 seconds => longest = longest.max(seconds),
             }
             granted
         });
         match on {
-            Some(_) if confirmed.all => shared.users.depart(aor, None),
-            Some(Some(id)) if longest > 0 => {
+            _ if confirmed.all => shared.users.depart(aor, None),
+            Some(id) if longest > 0 => {
                 let owner = match from {
                     Source::Backend(at) => Some(turn.table.pools.backend(at)),
                     _ => None,

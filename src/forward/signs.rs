@@ -9,13 +9,17 @@ use crate::{
     wire::{HeaderId, View, token::Flow},
 };
 
-/// An ICMP error came back for something that was sent to this backend, or a connection to it failed.
-pub(super) fn unreachable(backend: &BackendState, why: Fault, now: Now) {
+/// An ICMP error came back for something that was sent to this backend, or a connection to it failed. `proven`: it is no
+/// stranger's word.
+pub(super) fn unreachable(backend: &BackendState, why: Fault, proven: bool, now: Now) {
     let sign = match why {
         Fault::Refused => Sign::Refused,
         Fault::Unreachable => Sign::Unreachable,
         Fault::TooLarge | Fault::Closed | Fault::Full => return,
     };
+    if !proven {
+        return backend.signs.raise(sign);
+    }
     if sign == Sign::Refused {
         backend.note_restart(now.unix_s);
     }

@@ -32,7 +32,7 @@ fn place(flow: Flow, method: Method, setup: &Setup, shared: &Shared) -> Option<F
 }
 
 /// Whose request it is: To of a REGISTER, From of others, canonical.
-fn write_aor(uri: &[u8], setup: &Setup, text: &mut Vec<u8>) -> Option<()> {
+pub(super) fn write_aor(uri: &[u8], setup: &Setup, text: &mut Vec<u8>) -> Option<()> {
     let uri = Uri::parse(uri)?;
     text.clear();
     uri.canonical(uri.is_sip() && setup.names.is_our_domain(uri.host.host), text);
@@ -99,8 +99,8 @@ impl Proxy {
         }
     }
 
-    /// Writes the AOR of a 2xx to REGISTER into `text` where it can be read, and gives by what the users of its client's
-    /// flow are remembered, if at all. `None`: nobody is to be remembered or forgotten.
+    /// Writes the AOR of a 2xx to REGISTER into `text`, and gives by what the users of its client's flow are remembered, if at
+    /// all. `None`: it cannot be read.
     pub(super) fn registered_on(
         &mut self,
         turn: &Turn<'_>,

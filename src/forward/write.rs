@@ -152,15 +152,23 @@ fn called_back(request: &Request<'_>) -> Option<SocketAddr> {
     Some(SocketAddr::new(arrival.peer.ip(), request.essentials.via.sent_by.port.unwrap_or(default)))
 }
 
-/// The flow that the request's token named, where it came by another one (SPEC 7.2), and the hash of its From tag.
+/// The flow that the request's token named, where it came toward a backend by another one (SPEC 7.2), and the hash of its
+/// From tag. Only in the token's own dialog, by the tag that the token holds: else who has seen one token of a phone could
+/// name any dialog of that phone, or none.
 fn moved(request: &Request<'_>, plan: &Plan<'_>) -> Option<(Flow, u32)> {
-    let token = plan.token.filter(|_| request.source == Source::Client)?;
-    let now = request.flow();
-    let named = token.sides.iter().find_map(|side| match side {
-        Side::Client(flow) => Some(*flow),
-        Side::Backend { .. } => None,
-    })?;
-    (named != now).then(|| (named, tag_hash(request.essentials.from_tag)))
+    let essentials = request.essentials;
+    if request.source != Source::Client
+        || !matches!(plan.hop, Hop::Backend { .. })
+        || essentials.from_tag.is_empty()
+    {
+        return None;
+    }
+    let token = plan.token?;
+    let (side, named) = token.client()?;
+    let named = (*named != request.flow()).then_some(*named)?;
+    let from = tag_hash(essentials.from_tag);
+    let owners = if usize::from(token.owner) == side { from } else { tag_hash(essentials.to_tag?) };
+    (owners == token.tag).then_some((named, from))
 }
 
 fn write_via(
@@ -241,7 +249,7 @@ fn write_record_route(request: &Request<'_>, plan: &Plan<'_>, branch: u64, t: &m
                 router,
                 sides: [sender(request), receiver],
                 owner: 0,
-                tag: tag_hash(essentials.from_tag),
+                tag: caller_below(request, plan).unwrap_or_else(|| tag_hash(essentials.from_tag)),
                 bits,
             }
         }
@@ -251,6 +259,21 @@ fn write_record_route(request: &Request<'_>, plan: &Plan<'_>, branch: u64, t: &m
     let (reader, local) = reader(&plan.hop);
     out_listener(setup, &plan.hop).write_route_end(reader, local, t);
     t.extend_from_slice(b"\r\n");
+}
+
+/// Of a request that a backend sends back through us toward a client, the Record-Route that we wrote on its first way, where
+/// nobody's is above it: the hash of the client whose it is. That client may use both tokens at once, and no other (SPEC 3.5):
+/// in the place of a tag, since a dialog with two tokens of ours in a row is between those two clients.
+fn caller_below(request: &Request<'_>, plan: &Plan<'_>) -> Option<u32> {
+    if !matches!(plan.hop, Hop::Client { .. }) || !request.source.is_backend() {
+        return None;
+    }
+    let (setup, call_id) = (request.setup, request.essentials.call_id);
+    let ours = request.view.items(HeaderId::RecordRoute).map_while(|item| {
+        let user = setup.own_route(item.value)?;
+        RouteToken::decode(user, &setup.ring, call_id).ok()
+    });
+    ours.filter_map(|(token, _)| token.client().map(|(_, flow)| flow_hash(flow))).next()
 }
 
 /// Which side of the token that a request came by is its sender's.

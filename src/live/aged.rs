@@ -40,6 +40,11 @@ impl<K: Copy + Eq + Hash, V> Aged<K, V> {
         replaced
     }
 
+    /// A new entry would push the oldest out.
+    pub(super) fn is_full(&self) -> bool {
+        self.entries.len() >= self.capacity
+    }
+
     pub(super) fn remove(&mut self, key: &K) -> Option<V> {
         let (age, value) = self.entries.remove(key)?;
         self.order.remove(&age);
@@ -106,6 +111,7 @@ mod tests {
         assert_eq!(aged.insert(1, 'c'), Replaced::Same('a'));
         assert_eq!(aged.insert(3, 'd'), Replaced::Oldest('b'));
         assert_eq!((aged.find(&1), aged.find(&2), aged.find(&3)), (Some(&'c'), None, Some(&'d')));
+        assert!(aged.is_full());
         assert_eq!(aged.oldest(), Some(&'c'));
         assert_eq!(aged.retain(|v| *v != 'c'), 1);
         assert_eq!(aged.oldest(), Some(&'d'));

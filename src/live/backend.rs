@@ -212,9 +212,11 @@ impl BackendState {
 
     /// A sign that it restarted, such as an ICMP error that says nobody listens there.
     pub fn note_restart(&self, unix_s: u64) {
-        // Most signs come in bursts; what says nothing new is not written.
-        if self.restarted_unix_s.load(Relaxed) < unix_s {
-            self.restarted_unix_s.store(unix_s, Relaxed);
+        // Most signs come in bursts; what says nothing new is not written. One that is known from the future is of a clock
+        // that has been set back: tags were issued behind it, and this restart voids them too.
+        let known = self.restarted_unix_s.load(Relaxed);
+        if known != unix_s {
+            self.restarted_unix_s.store(unix_s.max(known.saturating_add(1)), Relaxed);
         }
     }
 
@@ -402,6 +404,19 @@ mod tests {
         assert_eq!(seen(AdminState::Active), (State::Up, true, true));
         let told = state.told();
         assert_eq!((told.since_unix_s, told.entered), (1_000_013, [3, 1, 1, 1, 1]));
+    }
+
+    /// A restart that is known from a clock that ran ahead: what was issued behind it is void by the next all the same.
+    #[test]
+    fn restarts_go_on_after_a_clock_that_is_set_back() {
+        let state = BackendState::new("pbx1", 1);
+        state.note_restart(5);
+        state.note_restart(5);
+        assert_eq!(state.restarted_at(), 5);
+        state.note_restart(3);
+        assert_eq!(state.restarted_at(), 6);
+        state.note_restart(9);
+        assert_eq!(state.restarted_at(), 9);
     }
 
     #[test]

@@ -200,13 +200,25 @@ impl Flows {
         noted
     }
 
-    /// Confirms the note by its 2xx: `expires(contact)` gives the seconds that the 2xx grants to a noted contact URI
-    /// (`None`: it is not in the 2xx, so it has ended). 0 ends it. For `*` all contacts of the AOR end.
-    pub fn confirm(&self, branch: u64, now: Now, expires: &mut dyn FnMut(&[u8]) -> Option<u32>) -> Confirmed {
+    /// Confirms the note by its 2xx, which names the AOR that was registered: another's note under this branch confirms
+    /// nothing, since who chooses the branch may have written a second REGISTER over the first. `expires(contact)` gives the
+    /// seconds that the 2xx grants to a noted contact URI (`None`: it is not in the 2xx, so it has ended). 0 ends it. For `*`
+    /// all contacts of the AOR end.
+    pub fn confirm(
+        &self,
+        branch: u64,
+        aor: &[u8],
+        now: Now,
+        expires: &mut dyn FnMut(&[u8]) -> Option<u32>,
+    ) -> Confirmed {
         let mut confirmed = Confirmed::default();
         let Some(note) = self.notes_of(branch).lock().take(branch).filter(|n| n.ends > now.mono_ms) else {
             return confirmed;
         };
+        if *note.aor != *aor {
+            confirmed.conflicts += 1;
+            return confirmed;
+        }
         let home = self.aor_key(&note.aor);
         if note.all {
             confirmed.all = true;

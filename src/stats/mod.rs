@@ -68,6 +68,7 @@ numbers! {
         NewsDropped => NEWS_DROPPED;
         UnreachableDropped => UNREACHABLE_FLOWS_DROPPED;
         Undeliverable => UNDELIVERABLE;
+        UndeliverableUnproven => UNDELIVERABLE_UNPROVEN;
         EtagsWrapped => ETAGS_WRAPPED;
         SparedRefreshes => PUBLISH_SPARED "refresh";
         SparedRemoves => PUBLISH_SPARED "remove";

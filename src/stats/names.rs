@@ -177,15 +177,17 @@ metrics! {
     KEEPALIVES_LATE: Counter Count "tidings_keepalives_late_total" []
         "Keep-alives that came later than their interval, since the rate had no room.";
     KEEPALIVE_DEAD: Counter Count "tidings_keepalive_dead_total" []
-        "Flows that did not answer a keep-alive and are taken for gone.";
+        "Flows that did not answer a keep-alive nor said anything else, and are taken for gone.";
     UNREACHABLE_FLOWS: Gauge Count "tidings_unreachable_flows" []
-        "Client flows closed by an ICMP error until they speak again.";
+        "Client flows closed by an ICMP error or their silence until they speak again.";
     UNREACHABLE_FLOWS_LIMIT: Gauge Count "tidings_unreachable_flows_limit" []
-        "Room for flows closed by an ICMP error.";
+        "Room for flows closed by an ICMP error or their silence.";
     UNREACHABLE_FLOWS_DROPPED: Counter Count "tidings_unreachable_flows_dropped_total" []
-        "Flows closed by an ICMP error that had to make room.";
+        "Flows closed by an ICMP error or their silence that had to make room.";
     UNDELIVERABLE: Counter Count "tidings_undeliverable_total" []
         "Messages that could not be delivered (ICMP error, too large, connection gone).";
+    UNDELIVERABLE_UNPROVEN: Counter Count "tidings_undeliverable_unproven_total" []
+        "ICMP errors that quote no request of ours to that address: they may be anybody's, and only make a probe due.";
     RULE_LIMITED: Counter Count "tidings_rule_limited_total" []
         "Requests refused by a rule's limit.";
     DEPARTED: Gauge Count "tidings_departed_addresses" []

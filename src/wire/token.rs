@@ -329,6 +329,17 @@ impl RouteToken {
     }
 }
 
+impl RouteToken {
+    /// The client of a token between it and a backend, and which side it is.
+    pub fn client(&self) -> Option<(usize, &Flow)> {
+        let clients = self.sides.iter().enumerate().filter_map(|(at, side)| match side {
+            Side::Client(flow) => Some((at, flow)),
+            Side::Backend { .. } => None,
+        });
+        clients.last()
+    }
+}
+
 impl PathToken {
     /// Appends the token's text; nothing but its MAC binds it (SPEC 3.4).
     pub fn encode(&self, ring: &Ring, out: &mut Vec<u8>) {

@@ -9,6 +9,7 @@ mod rig;
 
 mod etags;
 mod headers;
+mod icmp;
 mod loops;
 mod neighbours;
 mod refusals;

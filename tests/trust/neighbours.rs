@@ -116,3 +116,117 @@ fn one_phones_closed_port_closes_no_other_flow() {
         victim.expect("NOTIFY ");
     }
 }
+
+/// A 2xx confirms its own REGISTER only: one branch, chosen by its sender, may carry two.
+#[test]
+fn a_second_register_under_one_branch_takes_no_other_users_place() {
+    let (scene, victim, hostile, pbx) = two_phones(27);
+    let contact = "<sip:victim@127.40.27.31:5060>";
+    scene.register(&victim, &pbx, "victim", contact);
+    let own = Request::new("REGISTER", "sip:example.com", &hostile)
+        .with("To", "<sip:hostile@example.com>")
+        .with("Contact", contact)
+        .with("Expires", "600");
+    for contacts in [contact, "*"] {
+        hostile.send(scene.phones(), own.text());
+        let got = pbx.expect("REGISTER ");
+        let other = own.clone().with("To", "<sip:victim@example.com>").with("Contact", contacts);
+        hostile.send(scene.phones(), other.text());
+        pbx.expect("REGISTER ");
+        pbx.answer(scene.pbxs(), &got, "200 OK", &unique(), &format!("Contact: {contact};expires=600\r\n"));
+        hostile.expect("SIP/2.0 200");
+        for uri in ["sip:victim@127.40.27.2:5060", "sip:victim@127.40.27.31:5060"] {
+            pbx.send(scene.pbxs(), Request::new("MESSAGE", uri, &pbx).text());
+            victim.expect("MESSAGE ");
+        }
+    }
+    scene.quiet(&[&hostile]);
+}
+
+/// SPEC 3.5: from a client only ever toward the backend side, however often its token stands there.
+#[test]
+fn a_token_twice_leads_to_no_other_phone() {
+    let (scene, victim, hostile, pbx) = two_phones(28);
+    let dialog = Dialog::subscribe(&scene, &victim, &pbx);
+    let own = Request::new("SUBSCRIBE", "sip:1000@example.com", &hostile).with("Call-ID", &dialog.call_id);
+    let own = Dialog::open(&hostile, scene.phones(), &pbx, &own);
+    let (theirs, his) = (&dialog.caller_routes[0], &own.caller_routes[0]);
+    for routes in
+        [vec![theirs, theirs], vec![theirs, theirs, theirs], vec![his, theirs], vec![his, his, theirs]]
+    {
+        for method in ["NOTIFY", "BYE", "INVITE"] {
+            let request =
+                dialog.inside(method, &hostile, &dialog.caller_uri, (&dialog.callee_tag, &dialog.caller_tag));
+            hostile.send(scene.phones(), request.routes(routes.iter().copied()).text());
+            hostile.expect("SIP/2.0 403");
+        }
+    }
+    // Once it leads to the PBX, who knows the victim's dialogs.
+    let request =
+        dialog.inside("NOTIFY", &hostile, &dialog.caller_uri, (&dialog.callee_tag, &dialog.caller_tag));
+    hostile.send(scene.phones(), request.routes([theirs]).text());
+    pbx.expect("NOTIFY ");
+    scene.quiet(&[&victim, &pbx]);
+}
+
+/// Two phones whose PBX sent the call back through us and does not record-route use both tokens; nobody else does.
+#[test]
+fn two_tokens_are_the_callers_and_the_callees() {
+    let (scene, caller, hostile, pbx) = two_phones(29);
+    let callee = scene.party(32);
+    scene.register(&callee, &pbx, "callee", "<sip:callee@127.40.29.32:5060>");
+    caller.send(scene.phones(), Request::new("INVITE", "sip:callee@example.com", &caller).text());
+    let first = pbx.expect("INVITE ");
+    let line = "INVITE sip:callee@example.com SIP/2.0\r\n";
+    let own = format!("Via: SIP/2.0/UDP {};branch=z9hG4bK{}\r\n", pbx.address, unique());
+    let onward = format!("INVITE sip:callee@127.40.29.32:5060 SIP/2.0\r\n{own}");
+    pbx.send(scene.pbxs(), first.replacen(line, &onward, 1));
+    let second = callee.expect("INVITE ");
+    let contact = format!("Contact: <sip:callee@{}>\r\n", callee.address);
+    callee.answer(scene.phones(), &second, "200 OK", &unique(), &contact);
+    let back = pbx.expect("SIP/2.0 200");
+    let top = format!("Via: {}\r\n", text::header(&back, "Via"));
+    pbx.send(scene.pbxs(), back.replacen(&top, "", 1));
+    let dialog = Dialog::of(second, caller.expect("SIP/2.0 200"));
+    assert_eq!((dialog.caller_routes.len(), dialog.callee_routes.len()), (2, 2));
+
+    for (request, from, to) in [
+        (dialog.by_caller("ACK", &caller), &caller, &callee),
+        (dialog.by_caller("INFO", &caller), &caller, &callee),
+        (dialog.by_callee("INFO", &callee), &callee, &caller),
+    ] {
+        from.send(first_route(&request), request.text());
+        to.expect(&format!("{} ", request.method));
+    }
+    for request in [dialog.by_caller("BYE", &hostile), dialog.by_callee("BYE", &hostile)] {
+        hostile.send(first_route(&request), request.text());
+        hostile.expect("SIP/2.0 403");
+    }
+    scene.quiet(&[&caller, &callee, &pbx]);
+}
+
+/// SPEC 7.2: what one has seen of a phone's dialog moves no other dialog of that phone, and no call to it.
+#[test]
+fn a_token_moves_its_own_dialog_only() {
+    let (scene, victim, hostile, pbx) = two_phones(30);
+    let contact = "<sip:victim@127.40.30.31:5060>";
+    scene.register(&victim, &pbx, "victim", contact);
+    let (seen, other) = (Dialog::subscribe(&scene, &victim, &pbx), Dialog::subscribe(&scene, &victim, &pbx));
+    let froms = ["<sip:x@example.com>".to_owned(), format!("<sip:x@example.com>;tag={}", other.caller_tag)];
+    for from in froms {
+        let request = seen.by_caller("OPTIONS", &hostile).with("From", from);
+        hostile.send(first_route(&request), request.text());
+        let got = pbx.expect("OPTIONS ");
+        pbx.answer(scene.pbxs(), &got, "200 OK", "", "Expires: 4294967295\r\n");
+        hostile.expect("SIP/2.0 200");
+    }
+    assert_eq!(scene.router.metrics().sum("tidings_flows_moved_total", &[]), 0.0);
+    pbx.send(scene.pbxs(), Request::new("INVITE", "sip:victim@127.40.30.2:5060", &pbx).text());
+    victim.expect("INVITE ");
+    for dialog in [&seen, &other] {
+        let notify = dialog.by_callee("NOTIFY", &pbx);
+        pbx.send(first_route(&notify), notify.text());
+        victim.expect("NOTIFY ");
+    }
+    scene.quiet(&[&hostile]);
+}

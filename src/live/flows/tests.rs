@@ -26,7 +26,7 @@ fn note(flows: &Flows, branch: u64, seconds: u64, aor: &str, contacts: &[&str], 
 /// A REGISTER and its 2xx, which grants `expires` to every contact.
 fn register(flows: &Flows, seconds: u64, aor: &str, contact: &str, port: u16, expires: u32) -> Confirmed {
     note(flows, u64::from(port), seconds, aor, &[contact], port);
-    flows.confirm(u64::from(port), at(seconds), &mut |_| Some(expires))
+    flows.confirm(u64::from(port), aor.as_bytes(), at(seconds), &mut |_| Some(expires))
 }
 
 fn by_contact(flows: &Flows, seconds: u64, uri: &str) -> Option<u16> {
@@ -50,13 +50,17 @@ fn a_note_counts_only_once_its_2xx_came_and_for_its_expires() {
     let flows = flows_of(100);
     assert_eq!(note(&flows, 7, 0, "1001@x", &["sip:1001@192.0.2.1:5062"], 1).noted, 1);
     assert_eq!(by_contact(&flows, 0, "sip:1001@192.0.2.1:5062"), None);
-    assert_eq!(flows.confirm(8, at(1), &mut |_| Some(60)), Confirmed::default());
-    let confirmed = flows.confirm(7, at(1), &mut |contact| {
+    assert_eq!(flows.confirm(8, b"1001@x", at(1), &mut |_| Some(60)), Confirmed::default());
+    let confirmed = flows.confirm(7, b"1001@x", at(1), &mut |contact| {
         assert_eq!(contact, b"sip:1001@192.0.2.1:5062");
         Some(60)
     });
     assert_eq!(confirmed, Confirmed { added: 1, ..Default::default() });
-    assert_eq!(flows.confirm(7, at(1), &mut |_| Some(60)), Confirmed::default(), "a note serves once");
+    assert_eq!(
+        flows.confirm(7, b"1001@x", at(1), &mut |_| Some(60)),
+        Confirmed::default(),
+        "a note serves once"
+    );
     assert_eq!(by_contact(&flows, 60, "sip:1001@192.0.2.1:5062"), Some(1));
     assert_eq!(by_contact(&flows, 61, "sip:1001@192.0.2.1:5062"), None);
     assert_eq!(by_user(&flows, 61, "1001"), None);
@@ -66,13 +70,26 @@ fn a_note_counts_only_once_its_2xx_came_and_for_its_expires() {
     assert!(flows.shards.iter().all(|s| s.read().lists.is_empty() && s.read().bytes == 0));
 }
 
+/// Who chooses the branch may write a second REGISTER over the first, whose 2xx is not its own.
+#[test]
+fn a_2xx_confirms_its_own_aor_only() {
+    let flows = flows_of(100);
+    register(&flows, 0, "a@x", "sip:a@192.0.2.1", 1, 60);
+    for contacts in [&["sip:a@192.0.2.66"][..], &[]] {
+        note(&flows, 9, 1, "a@x", contacts, 66);
+        let confirmed = flows.confirm(9, b"mallory@x", at(1), &mut |_| Some(60));
+        assert_eq!(confirmed, Confirmed { conflicts: 1, ..Default::default() });
+        assert_eq!((by_contact(&flows, 1, "sip:a@192.0.2.1"), by_user(&flows, 1, "a")), (Some(1), Some(1)));
+    }
+}
+
 #[test]
 fn a_note_lives_32_seconds() {
     let flows = flows_of(100);
     note(&flows, 1, 0, "a@x", &["sip:a@192.0.2.1"], 1);
     note(&flows, 2, 0, "b@x", &["sip:b@192.0.2.1"], 2);
-    assert_eq!(flows.confirm(1, at(31), &mut |_| Some(60)).added, 1);
-    assert_eq!(flows.confirm(2, at(32), &mut |_| Some(60)).added, 0);
+    assert_eq!(flows.confirm(1, b"a@x", at(31), &mut |_| Some(60)).added, 1);
+    assert_eq!(flows.confirm(2, b"b@x", at(32), &mut |_| Some(60)).added, 0);
     note(&flows, 3, 40, "b@x", &["sip:b@192.0.2.1"], 2);
     flows.sweep(at(72));
     assert!(flows.notes.iter().all(|n| n.lock().bytes == 0 && n.lock().notes.oldest().is_none()));
@@ -119,8 +136,8 @@ fn a_register_from_another_flow_replaces_and_the_newest_wins_whatever_the_order_
     assert_eq!(by_contact(&flows, 2, contact), Some(2));
     note(&flows, 33, 3, "1001@x", &[contact], 3);
     note(&flows, 44, 3, "1001@x", &[contact], 4);
-    flows.confirm(44, at(4), &mut |_| Some(60));
-    assert_eq!(flows.confirm(33, at(4), &mut |_| Some(0)), Confirmed::default());
+    flows.confirm(44, b"1001@x", at(4), &mut |_| Some(60));
+    assert_eq!(flows.confirm(33, b"1001@x", at(4), &mut |_| Some(0)), Confirmed::default());
     assert_eq!(by_contact(&flows, 5, contact), Some(4));
     assert_eq!(flows.len(), 1);
 }
@@ -135,10 +152,13 @@ fn expires_0_absence_and_star_end_contacts_of_that_aor_only() {
     assert_eq!(register(&flows, 1, "a@x", "sip:a@192.0.2.1:1", 1, 0).removed, 1);
     assert_eq!(by_contact(&flows, 1, "sip:a@192.0.2.1:1"), None);
     note(&flows, 50, 1, "a@x", &["sip:a@192.0.2.1:2", "sip:new@192.0.2.1"], 5);
-    assert_eq!(flows.confirm(50, at(1), &mut |_| None), Confirmed { removed: 1, ..Default::default() });
+    assert_eq!(
+        flows.confirm(50, b"a@x", at(1), &mut |_| None),
+        Confirmed { removed: 1, ..Default::default() }
+    );
     assert_eq!(by_contact(&flows, 1, "sip:b@192.0.2.1:3"), Some(2));
     note(&flows, 51, 2, "a@x", &[], 5);
-    assert_eq!(flows.confirm(51, at(2), &mut |_| None).removed, 1);
+    assert_eq!(flows.confirm(51, b"a@x", at(2), &mut |_| None).removed, 1);
     assert_eq!((by_contact(&flows, 2, "sip:b@192.0.2.1:3"), by_user(&flows, 2, "a")), (None, Some(9)));
     assert_eq!(flows.len(), 1);
 }
@@ -150,14 +170,17 @@ fn a_contact_of_another_aors_live_flow_is_not_noted_and_counted() {
     register(&flows, 0, "1001@x", contact, 1, 60);
     let noted = note(&flows, 66, 1, "mallory@x", &[contact, "sip:m@192.0.2.66"], 66);
     assert_eq!((noted.noted, noted.conflicts), (1, 1));
-    assert_eq!(flows.confirm(66, at(1), &mut |_| Some(60)).added, 1);
+    assert_eq!(flows.confirm(66, b"mallory@x", at(1), &mut |_| Some(60)).added, 1);
     assert_eq!(by_contact(&flows, 2, contact), Some(1));
     assert_eq!(register(&flows, 2, "mallory@x", contact, 66, 0).removed, 0, "nor ended by another");
     assert_eq!(by_contact(&flows, 2, contact), Some(1));
     // Noted while it was free, confirmed when it is not.
     note(&flows, 77, 3, "mallory@x", &["sip:late@192.0.2.1"], 77);
     register(&flows, 3, "late@x", "sip:late@192.0.2.1", 3, 60);
-    assert_eq!(flows.confirm(77, at(4), &mut |_| Some(60)), Confirmed { conflicts: 1, ..Default::default() });
+    assert_eq!(
+        flows.confirm(77, b"mallory@x", at(4), &mut |_| Some(60)),
+        Confirmed { conflicts: 1, ..Default::default() }
+    );
     assert_eq!(by_contact(&flows, 4, "sip:late@192.0.2.1"), Some(3));
     // Once the flow has ended the contact is free.
     assert_eq!(register(&flows, 70, "mallory@x", contact, 66, 60).added, 1);
@@ -217,8 +240,9 @@ fn cores_that_register_at_once_leave_nothing_behind() {
                     let (user, port) = (turn % 50, (turn % 7) as u16 + 1);
                     let branch = turn * 4 + core;
                     let contact = format!("sip:c{}@192.0.2.1", turn % 11);
-                    note(flows, branch, 0, &format!("{user}@x"), &[&contact], port);
-                    flows.confirm(branch, at(0), &mut |_| Some((turn % 5) as u32 * 10));
+                    let aor = format!("{user}@x");
+                    note(flows, branch, 0, &aor, &[&contact], port);
+                    flows.confirm(branch, aor.as_bytes(), at(0), &mut |_| Some((turn % 5) as u32 * 10));
                     by_user(flows, 0, &format!("c{}", turn % 11));
                     if turn % 100 == 0 {
                         flows.sweep(at(0));
