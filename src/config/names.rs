@@ -7,13 +7,10 @@ use std::net::{IpAddr, SocketAddr};
 use super::settings::{Settings, host_port};
 use crate::wire;
 
-/// The port that a URI without one means (UDP and TCP; RFC 3261 19.1.2).
-const DEFAULT_PORT: u16 = 5060;
-
 /// Aliases, bound and advertised addresses.
 ///
 /// An alias without a port matches any port, one with a port only that port. A bound or advertised address matches with
-/// its port (absent: the transport's default). A wildcard bind matches by port where the host is the address on which
+/// its port. A wildcard bind matches by port where the host is the address on which
 /// the message arrived (`local`).
 #[derive(Clone, Debug, Default)]
 pub struct Names {
@@ -37,10 +34,9 @@ impl Names {
         }
     }
 
-    /// Is `host` (with or without brackets) with `port` this router, for a message that arrived on `local`?
-    pub fn is_us(&self, host: &[u8], port: Option<u16>, local: SocketAddr) -> bool {
+    /// Is `host` (with or without brackets) with this port (`Uri::port`) this router, for a message that arrived on `local`?
+    pub fn is_us(&self, host: &[u8], named: u16, local: SocketAddr) -> bool {
         let host = Host::of(host);
-        let named = port.unwrap_or(DEFAULT_PORT);
         let bound = |address: &SocketAddr| {
             let ip = if address.ip().is_unspecified() { local.ip() } else { address.ip() };
             address.port() == named && host.ip == Some(ip.to_canonical())
@@ -121,7 +117,7 @@ mod tests {
             ("", None, false),
             ("2001:DB8:0::5", Some(1), true),
         ] {
-            assert_eq!(names.is_us(host.as_bytes(), port, local()), ours, "{host} {port:?}");
+            assert_eq!(names.is_us(host.as_bytes(), port.unwrap_or(5060), local()), ours, "{host} {port:?}");
         }
     }
 
@@ -138,17 +134,17 @@ mod tests {
             ("edge.example.net", Some(5080), true),
             ("Edge.Example.NET", None, false),
         ] {
-            assert_eq!(names.is_us(host.as_bytes(), port, local()), ours, "{host} {port:?}");
+            assert_eq!(names.is_us(host.as_bytes(), port.unwrap_or(5060), local()), ours, "{host} {port:?}");
         }
     }
 
     #[test]
     fn a_wildcard_is_the_address_on_which_the_message_came() {
         let names = names();
-        assert!(names.is_us(b"192.0.2.7", Some(5090), local()));
-        assert!(!names.is_us(b"192.0.2.7", None, local()));
-        assert!(!names.is_us(b"192.0.2.8", Some(5090), local()));
-        assert!(!names.is_us(b"0.0.0.0", Some(5090), local()));
+        assert!(names.is_us(b"192.0.2.7", 5090, local()));
+        assert!(!names.is_us(b"192.0.2.7", 5060, local()));
+        assert!(!names.is_us(b"192.0.2.8", 5090, local()));
+        assert!(!names.is_us(b"0.0.0.0", 5090, local()));
     }
 
     #[test]

@@ -147,8 +147,8 @@ impl Proxy {
         }
         let Some(rule) = rule else {
             let uri = request.routes.uri();
-            let ours = uri.is_sip()
-                && request.setup.names.is_us(uri.host.host, uri.host.port, request.arrival.local);
+            let ours =
+                uri.is_sip() && request.setup.names.is_us(uri.host.host, uri.port(), request.arrival.local);
             return self.unmatched(request, if ours { Reason::NoRule } else { Reason::NotOurs });
         };
         self.stats.rule(rule.series);

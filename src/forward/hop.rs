@@ -164,6 +164,7 @@ impl Hops<'_> {
         let mut decided = Err(Reason::DeadRoute.into());
         let mut first = None;
         for token in tokens {
+            from_backend &= first.is_some() || !self.is_client_of(token);
             if token.router != self.setup.router {
                 return Err(self.dead(None, None));
             }
@@ -184,15 +185,24 @@ impl Hops<'_> {
         decided
     }
 
+    /// Is the sender the client of this token? A trusted source may be, which a backend called by its address, and a client
+    /// that has become a backend.
+    pub fn is_client_of(&self, token: &RouteToken) -> bool {
+        token.client().is_some_and(|(_, flow)| flow.without_local() == self.sender())
+    }
+
+    /// The flow by which the request came.
+    fn sender(&self) -> Flow {
+        self.setup.listener(self.arrival.listener).flow(self.arrival).without_local()
+    }
+
     /// May a client use these two tokens at once, past the PBX between them? Who holds a token may send to a backend by it; to
     /// another client only the one whose flow the first names, in the dialog of these two: the later token was written with
     /// the earlier one's client in it.
     fn is_callers(&self, first: &RouteToken, last: &RouteToken) -> bool {
         let (Some((_, own)), Some((_, other))) = (first.client(), last.client()) else { return false };
-        let sender = self.setup.listener(self.arrival.listener).flow(self.arrival).without_local();
-        let is_sender = |flow: Flow| flow.without_local() == sender;
         let moved = || self.shared.moved.find(*own, tag_hash(self.essentials.from_tag), self.now);
-        (is_sender(*own) || moved().is_some_and(is_sender))
+        (self.is_client_of(first) || moved().is_some_and(|flow| flow.without_local() == self.sender()))
             && (last.tag == flow_hash(own) || first.tag == flow_hash(other))
     }
 
@@ -282,8 +292,8 @@ impl Hops<'_> {
             let at = self.spread(at, uri);
             return if self.is_sender(at) { Err(Reason::Ourselves.into()) } else { Ok(self.backend(at)) };
         }
-        let ip = ip_literal(uri).ok_or(Reason::NoRule)?;
-        if self.setup.names.is_us(uri.host.host, uri.host.port, self.arrival.local) {
+        let ip = ip_literal(uri).filter(|ip| !is_of_nobody(*ip)).ok_or(Reason::NoRule)?;
+        if self.setup.names.is_us(uri.host.host, uri.port(), self.arrival.local) {
             return Err(Reason::NoRule.into());
         }
         let peer = SocketAddr::new(ip, uri.host.port.unwrap_or(5060));
@@ -295,7 +305,7 @@ impl Hops<'_> {
 
     /// `route = "flow"` (SPEC 5.2).
     pub fn by_flow(&self, uri: &Uri<'_>) -> Result<Hop, Refused> {
-        let us = self.setup.names.is_us(uri.host.host, uri.host.port, self.arrival.local);
+        let us = self.setup.names.is_us(uri.host.host, uri.port(), self.arrival.local);
         let by_user = || uri.user.filter(|_| us).and_then(|user| self.shared.flows.by_user(user, self.now));
         let flow = self.shared.flows.by_contact(uri, self.now).or_else(by_user);
         match flow.map(|flow| self.flow(&flow)) {
@@ -312,6 +322,14 @@ impl Hops<'_> {
         } else {
             Reason::NoFlow.into()
         }
+    }
+}
+
+/// An address that is no one host's.
+fn is_of_nobody(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.is_unspecified() || ip.is_multicast() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unspecified() || ip.is_multicast(),
     }
 }
 

@@ -79,7 +79,7 @@ impl Proxy {
         let package = event(view, method)?;
         let local = turn.arrival.local;
         let to_us =
-            || uri.is_sip() && uri.user.is_none() && setup.names.is_us(uri.host.host, uri.host.port, local);
+            || uri.is_sip() && uri.user.is_none() && setup.names.is_us(uri.host.host, uri.port(), local);
         let mut routes = Routes::none(view, uri);
         routes.read(view, essentials, method, setup, local, source.is_backend())?;
         let routes = &routes;

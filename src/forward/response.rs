@@ -396,7 +396,7 @@ fn granted(view: &View<'_>, contact: &[u8], turn: &Turn<'_>, setup: &Setup) -> O
     let bound =
         view.items(HeaderId::Contact).filter_map(|item| NameAddr::parse(item.value)).find(|bound| {
             Uri::parse(bound.uri).is_some_and(|uri| {
-                let ours = setup.names.is_us(uri.host.host, uri.host.port, turn.arrival.local);
+                let ours = setup.names.is_us(uri.host.host, uri.port(), turn.arrival.local);
                 uri.same(&noted) || (ours && uri.user == noted.user)
             })
         })?;

@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 use super::setup::Setup;
 use crate::wire::{
     Essentials, HeaderId, Method, NameAddr, Reason, Span, Uri, View,
+    inspect::check_request_uri,
     token::{Fault, PathToken, RouteToken},
 };
 
@@ -100,7 +101,7 @@ impl<'a> Routes<'a> {
         trusted: bool,
     ) -> Result<(), Reason> {
         let Some(first) = view.value(HeaderId::Route) else { return Ok(()) };
-        let us = |uri: &Uri<'_>| uri.is_sip() && setup.names.is_us(uri.host.host, uri.host.port, local);
+        let us = |uri: &Uri<'_>| uri.is_sip() && setup.names.is_us(uri.host.host, uri.port(), local);
         let mut reader = TokenReader { setup, essentials, method, trusted, first: true, stopped: false };
 
         // Nearly all: nothing is to be repaired where the last Route is ours.
@@ -117,6 +118,7 @@ impl<'a> Routes<'a> {
             let addr = NameAddr::parse(last.value).ok_or(Reason::BadRoute)?;
             let target = Uri::parse(addr.uri).ok_or(Reason::BadRoute)?;
             if target.param(b"lr").is_none() && !us(&target) {
+                check_request_uri(&target)?;
                 // A strict router (or a user agent that makes one of us) sent it: we were the Request-URI.
                 let own = Own { user: self.received.user, ob: false };
                 self.secure |= target.is_sips();
@@ -162,29 +164,30 @@ impl<'a> Routes<'a> {
         }
         let total = view.items(HeaderId::Route).count();
         let keep = self.popped..total - usize::from(self.repaired());
-        let field_of = |i: usize| view.items(HeaderId::Route).nth(i);
-        let mut i = 0;
-        while i < total {
-            let Some(first) = field_of(i) else { return };
-            let in_line =
-                view.items(HeaderId::Route).skip(i).take_while(|item| item.field == first.field).count();
-            let kept = keep.start.max(i)..keep.end.min(i + in_line);
-            let field = &view.fields()[first.field];
-            if kept.is_empty() {
-                cut(field.line());
-            } else {
-                if kept.start > i
-                    && let Some(item) = field_of(kept.start)
-                {
-                    cut(Span { start: view.value_span(field).start, end: view.span_of(item.value).start });
+        let mut items = view.items(HeaderId::Route).enumerate().peekable();
+        // Line by line: which of its values stay, the first and the last of them.
+        while let Some((begin, first)) = items.next() {
+            let (mut end, mut kept) = (begin, None);
+            let mut next = Some((begin, first));
+            while let Some((i, item)) = next {
+                end = i;
+                if keep.contains(&i) {
+                    let (_, since) = kept.unwrap_or((item, (item, i)));
+                    kept = Some((item, since));
                 }
-                if kept.end < i + in_line
-                    && let Some(item) = field_of(kept.end - 1)
-                {
-                    cut(Span { start: view.span_of(item.value).end, end: view.value_span(field).end });
-                }
+                next = items.next_if(|(_, item)| item.field == first.field);
             }
-            i += in_line;
+            let field = &view.fields()[first.field];
+            let Some((last, (first, since))) = kept else {
+                cut(field.line());
+                continue;
+            };
+            if since > begin {
+                cut(Span { start: view.value_span(field).start, end: view.span_of(first.value).start });
+            }
+            if keep.end <= end {
+                cut(Span { start: view.span_of(last.value).end, end: view.value_span(field).end });
+            }
         }
     }
 }

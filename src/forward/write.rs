@@ -65,7 +65,7 @@ pub fn request(
         publication::edit(view, publication, plan.unwrap, edits);
     }
     if wants_path(request, plan) {
-        support_path(view, edits);
+        support_path(request, plan, edits);
     }
     let strips = &request.table.rules.strip;
     let stripped =
@@ -77,7 +77,9 @@ pub fn request(
         state_length(view, edits);
     }
     let start = out.bytes.len();
-    let top = view.first(HeaderId::Via).map_or(0, |via| via.line().start);
+    // Above all header fields: a Record-Route or a Path may stand before the first Via, and ours comes before it (RFC 3261
+    // 16.6, RFC 3327 5.2).
+    let top = view.fields().first().map_or(0, |first| first.line().start);
     edits.write_with(&view.bytes[..view.end_of_message() as usize], top, &mut out.bytes, |t| {
         write_via(request, plan, branch, publication, t);
         if wants_record_route(request.method) && plan.rule.is_none_or(|rule| rule.record_route) {
@@ -281,6 +283,7 @@ fn sender_index(request: &Request<'_>, token: &RouteToken) -> usize {
     let client = token.sides.iter().position(|side| matches!(side, Side::Client(_)));
     match (request.source.is_backend(), client) {
         (false, Some(index)) => index,
+        (true, Some(index)) if request.hops().is_client_of(token) => index,
         (true, Some(index)) => 1 - index,
         (_, None) => request.hops().sender_side(token).unwrap_or(0),
     }
@@ -314,11 +317,18 @@ fn write_path(request: &Request<'_>, plan: &Plan<'_>, t: &mut Vec<u8>) {
 
 /// Adds `path` to Supported, else Asterisk answers 420 to a Path (ASTERISK 30).
 #[inline(never)]
-fn support_path(view: &View<'_>, edits: &mut Edits) {
-    if view.items(HeaderId::Supported).any(|item| item.value.eq_ignore_ascii_case(b"path")) {
+fn support_path(request: &Request<'_>, plan: &Plan<'_>, edits: &mut Edits) {
+    let view = request.view;
+    let is = |name: &[u8]| *name == *b"supported";
+    // What goes out as a whole cannot be added to.
+    let goes = request.table.rules.strip.iter().any(|name| is(name))
+        || plan.rule.is_some_and(|rule| {
+            rule.set.iter().any(|set| is(&set.canonical)) || rule.remove.iter().any(|name| is(name))
+        });
+    if !goes && view.items(HeaderId::Supported).any(|item| item.value.eq_ignore_ascii_case(b"path")) {
         return;
     }
-    match view.first(HeaderId::Supported) {
+    match view.first(HeaderId::Supported).filter(|_| !goes) {
         Some(field) => match view.value_of(field) {
             b"" => edits.replace(field.line(), b"Supported: path\r\n"),
             value => edits.insert(view.span_of(value).end, b", path"),
@@ -336,7 +346,10 @@ fn edit_request_uri(request: &Request<'_>, plan: &Plan<'_>, edits: &mut Edits) {
     let span = view.span_of(view.ruri());
     let prefix = plan.rule.and_then(|rule| rule.strip_prefix.as_deref());
     // The user stands behind the scheme: where it begins with the prefix, the prefix is cut there.
-    let stripped = prefix.zip(routes.uri().user).filter(|(prefix, user)| user.starts_with(prefix));
+    // A user that is nothing else keeps it: an empty one is no URI.
+    let stripped = prefix
+        .zip(routes.uri().user)
+        .filter(|(prefix, user)| user.len() > prefix.len() && user.starts_with(prefix));
     let base = if routes.repaired() { view.span_of(routes.ruri).start } else { span.start };
     let cut = stripped.map(|(prefix, user)| {
         let from = (view.span_of(user).start - base) as usize;

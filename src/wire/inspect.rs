@@ -73,13 +73,25 @@ pub fn inspect_response<'a>(view: &View<'a>) -> Result<Response<'a>, Reason> {
 pub fn request_uri<'a>(view: &View<'a>) -> Result<Uri<'a>, Reason> {
     let text = view.ruri();
     let (scheme, _) = split_scheme(text).ok_or(Reason::BadRequestUri)?;
-    let known = scheme == b"sip"
-        || [&b"sip"[..], b"sips", b"tel", b"urn"].iter().any(|s| scheme.eq_ignore_ascii_case(s));
-    if !known {
+    if !is_known(scheme) {
         return Err(Reason::UriScheme);
     }
     // The scan has looked at its characters.
     Uri::of_sound(text).filter(|uri| uri.headers.is_empty()).ok_or(Reason::BadRequestUri)
+}
+
+/// The same of a URI that becomes the Request-URI.
+pub fn check_request_uri(uri: &Uri<'_>) -> Result<(), Reason> {
+    match is_known(uri.scheme) {
+        false => Err(Reason::UriScheme),
+        true if !uri.headers.is_empty() => Err(Reason::BadRequestUri),
+        true => Ok(()),
+    }
+}
+
+#[inline]
+fn is_known(scheme: &[u8]) -> bool {
+    scheme == b"sip" || [&b"sip"[..], b"sips", b"tel", b"urn"].iter().any(|s| scheme.eq_ignore_ascii_case(s))
 }
 
 /// `request`: the method's token in a request, `None` in a response.

@@ -180,6 +180,11 @@ impl Transport {
         }
     }
 
+    /// By its label, in any case.
+    pub fn named(label: &[u8]) -> Option<Transport> {
+        Transport::ALL.into_iter().find(|transport| label.eq_ignore_ascii_case(transport.label().as_bytes()))
+    }
+
     /// `UDP`: as a Via names it (RFC 3261 20.42, RFC 7118 5.2.1).
     pub const fn via(self) -> &'static str {
         match self {

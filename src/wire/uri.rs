@@ -5,7 +5,7 @@
 
 use std::net::Ipv6Addr;
 
-use super::lex;
+use super::{Transport, lex};
 
 /// Host and port. `host` keeps the brackets of an IPv6 reference off: `2001:db8::1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,8 +127,30 @@ impl<'a> Uri<'a> {
         pairs(self.params, b';').find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// Whether two URIs are one by RFC 3261 19.1.4 (RFC 3966 4 for tel; others byte for byte).
+    /// The port as written, else the default of scheme and transport (RFC 3261 19.1.2, RFC 7118).
+    pub fn port(&self) -> u16 {
+        self.host.port.unwrap_or_else(|| {
+            let transport = self.param(b"transport").flatten().and_then(Transport::named);
+            match (transport, self.is_sips()) {
+                (None | Some(Transport::Udp | Transport::Tcp), true) => Transport::Tls,
+                (Some(Transport::Ws), true) => Transport::Wss,
+                (transport, _) => transport.unwrap_or(Transport::Udp),
+            }
+            .default_port()
+        })
+    }
+
+    /// Whether two URIs are one by RFC 3261 19.1.4 (RFC 3966 4 for tel; others byte for byte). With more than `MOST_PAIRS`
+    /// parameters or headers byte for byte as well: each is compared with each, and strangers write them.
     pub fn same(&self, other: &Uri<'_>) -> bool {
+        let many = |uri: &Uri<'_>| {
+            let separators = [uri.params, uri.headers]
+                .map(|list| list.iter().filter(|b| matches!(b, b';' | b'&')).count());
+            separators.into_iter().any(|count| count >= MOST_PAIRS)
+        };
+        if many(self) || many(other) {
+            return self.scheme == other.scheme && self.rest == other.rest;
+        }
         if !self.scheme.eq_ignore_ascii_case(other.scheme) {
             return false;
         }
@@ -188,6 +210,9 @@ pub(super) fn split_scheme(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
         _ => None,
     }
 }
+
+/// Parameters of a URI, or headers in it, that are compared one by one.
+const MOST_PAIRS: usize = 12;
 
 /// What stands before the first `b`, and behind it.
 #[inline]
@@ -334,6 +359,33 @@ mod tests {
         let u = uri("sip:10.0.0.1?a=b");
         assert_eq!((u.user, u.host.host, u.headers), (None, &b"10.0.0.1"[..], &b"a=b"[..]));
         assert_eq!(uri("sip:a@b;").param(b"x"), None);
+    }
+
+    #[test]
+    fn rfc_3261_19_1_2_the_port_of_scheme_and_transport() {
+        for (text, port) in [
+            ("sip:a", 5060),
+            ("sip:a;transport=TCP", 5060),
+            ("sip:a;transport=tls", 5061),
+            ("sips:a", 5061),
+            ("sips:a;transport=tcp", 5061),
+            ("sip:a;transport=ws", 80),
+            ("sips:a;transport=ws", 443),
+            ("sip:a;transport=sctp", 5060),
+            ("sips:a:5070;transport=tls", 5070),
+        ] {
+            assert_eq!(uri(text).port(), port, "{text}");
+        }
+    }
+
+    /// Strangers write them, and each would be compared with each.
+    #[test]
+    fn uris_with_many_parameters_are_the_same_byte_for_byte() {
+        let many = |name: &str| (0..=MOST_PAIRS).map(|n| format!(";{name}{n}")).collect::<String>();
+        let (few, many) = (format!("sip:a@b{}", &many("x")[..6]), format!("sip:a@b{}", many("x")));
+        assert!(uri(&few).same(&uri("sip:a@B;x1;x0")));
+        assert!(uri(&many).same(&uri(&many)) && !uri(&many).same(&uri(&many.replace("@b", "@B"))));
+        assert!(!uri(&many).same(&uri("sip:a@b")) && !uri("sip:a@b").same(&uri(&many)));
     }
 
     #[test]

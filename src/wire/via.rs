@@ -15,7 +15,8 @@ pub struct Via<'a> {
     pub branch: &'a [u8],
     /// The value of `received`, where there is one, with or without brackets as written.
     pub received: Option<&'a [u8]>,
-    /// The `rport` parameter's name where it is present (its place in the bytes), and its value where it has one.
+    /// The `rport` parameter's name where it is present (its place in the bytes), and its value, which may be empty, where it
+    /// has a `=`.
     pub rport: Option<(&'a [u8], Option<&'a [u8]>)>,
     /// The whole value (up to the comma or the end of the line), without blanks at its ends.
     pub whole: &'a [u8],
@@ -120,11 +121,10 @@ impl<'a> Via<'a> {
                 return None;
             }
         } else if param.is(b"rport") {
-            let value = param.value.filter(|value| !value.is_empty());
-            if let Some(value) = value {
+            if let Some(value) = param.value.filter(|value| !value.is_empty()) {
                 HostPort::port(value)?;
             }
-            if self.rport.replace((param.name, value)).is_some() {
+            if self.rport.replace((param.name, param.value)).is_some() {
                 return None;
             }
         }
@@ -175,7 +175,7 @@ mod tests {
         let v = via("SIP/2.0/TCP h;RPORT=5070");
         assert_eq!(v.rport, Some((&b"RPORT"[..], Some(&b"5070"[..]))));
         assert!(v.branch.is_empty() && v.received.is_none());
-        assert_eq!(via("SIP/2.0/UDP h;rport=").rport, Some((&b"rport"[..], None)));
+        assert_eq!(via("SIP/2.0/UDP h;rport=").rport, Some((&b"rport"[..], Some(&b""[..]))));
         assert_eq!(via("SIP/2.0/UDP h;branch=z9hG4bK").branch, b"z9hG4bK");
     }
 

@@ -261,3 +261,16 @@ fn in_a_dialog_too() {
     assert_eq!(first, again);
     assert_ne!(branch(&first), branch(&dialog.request));
 }
+
+/// RFC 3581 4: an `rport` with an empty value gets one, and one `=`.
+#[test]
+fn an_empty_rport_is_filled() {
+    let scene = Scene::start(139, &one_pbx(139));
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    let via = format!("SIP/2.0/UDP {};rport=;branch=z9hG4bKempty", phone.address);
+    let request = Request::new("MESSAGE", "sip:1000@example.com", &phone).with("Via", via.as_str());
+    phone.send(scene.phones(), request.text());
+    let got = pbx.expect("MESSAGE ");
+    let filled = "received=127.40.139.31;rport=5060;branch=z9hG4bKempty";
+    assert!(text::headers(&got, "Via")[1].ends_with(filled), "{got}");
+}

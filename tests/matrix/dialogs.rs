@@ -5,7 +5,9 @@ use crate::{
     rig::{
         Party,
         message::{Request, unique},
-        scene::{Dialog, Scene, branch, first_route, one_pbx, pool, rule, uri_address, user, via_address},
+        scene::{
+            Dialog, Layout, Scene, branch, first_route, one_pbx, pool, rule, uri_address, user, via_address,
+        },
         text,
     },
 };
@@ -267,4 +269,24 @@ fn each_renewed_token_serves_as_the_first_did() {
         branches.dedup();
         assert_eq!(branches.len(), 4, "each request has its own branch");
     });
+}
+
+/// A trunk that a backend called by its address, and that is trusted: what it sends in the dialog comes to that backend.
+#[test]
+fn a_trusted_source_that_was_called_talks_to_its_caller() {
+    let table = pool("one", 109, &[1]) + &rule("out", "source = \"backends\"", "route = \"request-uri\"");
+    let scene = Layout::new(109).more("[trust]\nprefixes = [\"127.40.109.64/28\"]\n").start(&table);
+    let (pbx, trunk) = (scene.pbx(1), scene.party(66));
+    let invite = Request::new("INVITE", "sip:123@127.40.109.66:5060", &pbx);
+    let dialog = Dialog::open(&pbx, scene.pbxs(), &trunk, &invite);
+    for (request, from, to) in [
+        (dialog.by_caller("ACK", &pbx), &pbx, &trunk),
+        (dialog.by_callee("INVITE", &trunk), &trunk, &pbx),
+        (dialog.by_callee("BYE", &trunk), &trunk, &pbx),
+        (dialog.by_caller("INFO", &pbx), &pbx, &trunk),
+    ] {
+        from.send(first_route(&request), request.text());
+        to.expect(&format!("{} ", request.method));
+    }
+    scene.quiet(&[&pbx, &trunk]);
 }

@@ -189,3 +189,24 @@ fn no_path_without_the_rules_word_and_on_no_other_method() {
         assert_eq!(via_address(&got), scene.pbxs());
     }
 }
+
+/// Where Supported goes out, by the rule or by `[trust] strip`, `path` is said in a field of its own.
+#[test]
+fn path_is_supported_where_the_rule_removes_supported() {
+    let table = pool("one", 159, &[1])
+        + &rule(
+            "in",
+            "source = \"clients\"",
+            "route = \"one\"\npath = true\nremove = [\"Supported\", \"Expires\"]",
+        );
+    let scene = Scene::start(159, &table);
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    let request = Request::new("REGISTER", "sip:example.com", &phone)
+        .and("Supported", "outbound")
+        .and("Expires", "60")
+        .and("X-Last", "1");
+    phone.send(scene.phones(), request.text());
+    let got = pbx.expect("REGISTER ");
+    assert_eq!(text::headers(&got, "Supported"), ["path"], "{got}");
+    assert_eq!((text::headers(&got, "Expires").len(), text::header(&got, "X-Last")), (0, "1"), "{got}");
+}

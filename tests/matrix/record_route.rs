@@ -243,3 +243,28 @@ fn a_pool_may_name_the_listener_by_which_its_requests_leave() {
     assert_eq!((via_address(&got), from), (scene.at(3), scene.at(3)));
     assert_eq!(uri_address(text::header(&got, "Record-Route")), scene.at(3));
 }
+
+/// Kamailio writes its own before its Via (RFC 3261 16.6: ours comes before all that are there).
+#[test]
+fn ours_is_the_first_wherever_the_vias_stand() {
+    let scene = Scene::start(147, &one_pbx(147));
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    scene.register(&phone, &pbx, "alice", "<sip:alice@127.40.147.31:5060>");
+    let before = |request: Request, name: &str| {
+        let text = request.text();
+        let (start, rest) = text.split_once("\r\n").expect("a start line");
+        format!("{start}\r\n{name}: <sip:192.0.2.1;lr>\r\n{rest}")
+    };
+    let notify = before(Request::new("NOTIFY", "sip:alice@127.40.147.31:5060", &pbx), "Record-Route");
+    pbx.send(scene.pbxs(), notify);
+    let got = phone.expect("NOTIFY ");
+    let routes = text::headers(&got, "Record-Route");
+    assert_eq!((uri_address(routes[0]), routes[1]), (scene.phones(), "<sip:192.0.2.1;lr>"), "{got}");
+    assert_eq!(via_address(&got), scene.phones());
+
+    let register = Request::new("REGISTER", "sip:example.com", &phone).with("To", "<sip:alice@example.com>");
+    phone.send(scene.phones(), before(register, "Path"));
+    let got = pbx.expect("REGISTER ");
+    let paths = text::headers(&got, "Path");
+    assert_eq!((uri_address(paths[0]), paths[1]), (scene.pbxs(), "<sip:192.0.2.1;lr>"), "{got}");
+}

@@ -137,3 +137,33 @@ fn a_backends_foreign_route_is_followed_and_stays() {
         scene.settle();
     }
 }
+
+/// What becomes the Request-URI must be one that would have been taken (SPEC 2.5).
+#[test]
+fn the_repaired_uri_is_checked_as_a_request_uri() {
+    let scene = Scene::start(165, &one_pbx(165));
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    for (route, code) in [("<http://example.com>", "416"), ("<sip:1000@example.com?Subject=x>", "400")] {
+        let request = Request::new("MESSAGE", "sip:127.40.165.1:5060", &phone).and("Route", route);
+        phone.send(scene.phones(), request.text());
+        phone.expect(&format!("SIP/2.0 {code} "));
+    }
+    scene.quiet(&[&pbx]);
+}
+
+/// A number that is the prefix and nothing else keeps it: a URI with an empty user is none.
+#[test]
+fn strip_prefix_leaves_a_user() {
+    let table = pool("one", 168, &[1])
+        + &rule("out", "source = \"clients\"", "route = \"one\"\nstrip_prefix = \"9\"");
+    let scene = Scene::start(168, &table);
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    for (sent, forwarded) in [
+        ("sip:9@example.com", "sip:9@example.com"),
+        ("sip:9:x@example.com", "sip:9:x@example.com"),
+        ("sip:91000@example.com", "sip:1000@example.com"),
+    ] {
+        phone.send(scene.phones(), Request::new("MESSAGE", sent, &phone).text());
+        assert_eq!(text::request_uri(&pbx.expect("MESSAGE ")), forwarded);
+    }
+}
