@@ -174,7 +174,7 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
             }),
             inboxes: inboxes.clone(),
             patience: patience(&settings),
-            core: Core::new(setup.clone(), shared.clone(), stats.clone(), count),
+            core: Core::new(setup.clone(), shared.clone(), stats.clone()),
             table: tables.current().clone(),
             stats: stats.clone(),
         };

@@ -152,8 +152,8 @@ impl Proxy {
             return self.unmatched(request, if ours { Reason::NoRule } else { Reason::NotOurs });
         };
         self.stats.rule(rule.series);
-        if let Some(limit) = rule.limit.filter(|_| !request.is_cancel_or_ack() && !R::ON)
-            && !self.limits.take(table.version, rule.position, limit, self.cores, request.turn.now)
+        if let Some(limit) = rule.limit.as_ref().filter(|_| !request.is_cancel_or_ack() && !R::ON)
+            && !limit.take(request.turn.now)
         {
             self.stats.add(Counter::RuleLimited, 1);
             return Refused { reason: Reason::Limited, retry: Some(1) }.into();

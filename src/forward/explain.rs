@@ -81,7 +81,7 @@ pub fn explain(
 ) -> Explanation {
     let (stats, pins) = (Arc::new(CoreStats::with_bound(1)), Pins::new(1));
     let buckets = Buckets::with_room(&setup.protection, 1);
-    let mut core = Core::with(setup.clone(), shared.clone(), stats, 1, pins, buckets);
+    let mut core = Core::with(setup.clone(), shared.clone(), stats, pins, buckets);
     let mut told = Explanation { table_version: table.version, ..Explanation::default() };
     let mut out = Outbox::default();
     // On a stream it came by some connection, whose number says nothing.

@@ -14,7 +14,6 @@ mod guard;
 mod hash;
 mod hop;
 mod io;
-mod limit;
 mod publication;
 mod relay;
 mod request;
@@ -61,9 +60,7 @@ pub struct Core {
 /// What one core writes to while it decides: its pins, its counters, and scratch that is kept between messages.
 struct Proxy {
     stats: Arc<CoreStats>,
-    cores: usize,
     pins: Pins,
-    limits: limit::RuleLimits,
     buckets: Buckets,
     /// The core is behind.
     shedding: bool,
@@ -86,25 +83,21 @@ struct Turn<'a> {
 }
 
 impl Core {
-    /// `workers`: how many cores share the router's limits.
-    pub fn new(setup: Arc<Setup>, shared: Arc<Shared>, stats: Arc<CoreStats>, workers: usize) -> Core {
+    pub fn new(setup: Arc<Setup>, shared: Arc<Shared>, stats: Arc<CoreStats>) -> Core {
         let (pins, buckets) = (Pins::new(setup.pins), Buckets::new(&setup.protection));
-        Core::with(setup, shared, stats, workers, pins, buckets)
+        Core::with(setup, shared, stats, pins, buckets)
     }
 
     fn with(
         setup: Arc<Setup>,
         shared: Arc<Shared>,
         stats: Arc<CoreStats>,
-        workers: usize,
         pins: Pins,
         buckets: Buckets,
     ) -> Core {
         let proxy = Proxy {
             pins,
             stats,
-            cores: workers.max(1),
-            limits: limit::RuleLimits::default(),
             buckets,
             shedding: false,
             edits: Edits::default(),

@@ -26,7 +26,7 @@ use crate::{
         Diagnostic, ListenSpec, Severity, Side, TableSpec,
         table::{ActionSpec, BackendSpec, DnsName, Host, PoolSpec, RuleSpec, SourceSpec, Subject},
     },
-    live::{Dns, Registry},
+    live::{Dns, Rate, Registry},
     stats::{SeriesKind, SeriesRegistry},
     wire::{Method, Transport, name},
 };
@@ -328,7 +328,7 @@ impl<'a> Work<'a> {
             set: set.collect(),
             remove: spec.remove.iter().map(|name| canonical_name(name)).collect(),
             strip_prefix: spec.strip_prefix.as_ref().map(|prefix| prefix.as_bytes().into()),
-            limit: spec.limit,
+            limit: spec.limit.map(|per_second| Arc::new(Rate::new(per_second))),
         })
     }
 

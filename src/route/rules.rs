@@ -12,7 +12,7 @@ use super::{
     pool::Pools,
     record::{MatchKey, Recorder},
 };
-use crate::{config::table::Template, wire::name::same_name};
+use crate::{config::table::Template, live::Rate, wire::name::same_name};
 
 /// Tables of so few rules are asked in order: that is done before the index has begun.
 const FEW: usize = 8;
@@ -73,8 +73,8 @@ pub struct Rule {
     /// Lower case, compact forms resolved.
     pub remove: Box<[Box<[u8]>]>,
     pub strip_prefix: Option<Box<[u8]>>,
-    /// New requests a second (for the whole router).
-    pub limit: Option<u32>,
+    /// Requests a second, for the whole router. A new table begins with a full one.
+    pub limit: Option<Arc<Rate>>,
 }
 
 /// All rules of a table.

@@ -30,6 +30,6 @@ pub fn core(settings: &str, table: &str) -> (Core, Table, Now) {
     };
     let (rules, pools) = compile(&spec, &context).expect("it compiles");
     let setup = Arc::new(Setup::new(&settings, Ring::new(&[(1, [7; 16])]), 9, now));
-    let core = Core::new(setup, Arc::new(Shared::new(&settings)), Arc::new(CoreStats::new()), 1);
+    let core = Core::new(setup, Arc::new(Shared::new(&settings)), Arc::new(CoreStats::new()));
     (core, Table { rules, pools, version: 1 }, now)
 }
