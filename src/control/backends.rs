@@ -11,7 +11,7 @@ use crate::{
     live::{BackendState, Health, Noticed, PROBES, Sign, State},
     net,
     route::{Backend, Pool, Pools, Unresolved},
-    stats::{OTHER, Sample, names},
+    stats::{Sample, names},
     wire::Transport,
 };
 
@@ -142,11 +142,12 @@ impl Router {
         true
     }
 
-    /// Series of the backends, for a scrape. Those beyond the bound of series have none.
+    /// Series of the backends, for a scrape: of all that the table has, those beyond the bound of series too, since whoever
+    /// wakes at night must hear of any that is down.
     pub(super) fn backend_samples(&self) -> Vec<Sample> {
         let pools = self.tables.current().load().pools.clone();
         let mut seen = HashSet::new();
-        let first = everything(&pools).filter(|named| named.series != OTHER && seen.insert(named.series));
+        let first = everything(&pools).filter(|named| seen.insert(named.name.clone()));
         let mut samples = Vec::new();
         for named in first {
             sample(&named, &mut samples);

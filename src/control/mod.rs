@@ -326,6 +326,9 @@ impl Router {
         process.set(ProcessGauge::Flows, self.shared.flows.len() as u64);
         process.set(ProcessGauge::MovedFlows, self.shared.moved.len() as u64);
         process.set(ProcessGauge::UnreachableFlows, self.shared.unreachable.len() as u64);
+        let (series, beyond) = self.tables.series().used();
+        process.set(ProcessGauge::Series, series as u64);
+        process.set(ProcessGauge::SeriesBeyond, beyond as u64);
         process.set(ProcessGauge::Users, self.shared.users.len() as u64);
         process.set(ProcessGauge::Calls, self.shared.calls.len() as u64);
         process.set(ProcessGauge::Ready, self.is_ready().into());

@@ -237,6 +237,11 @@ impl Tables {
         &self.ground.registry
     }
 
+    /// Names of series.
+    pub fn series(&self) -> &SeriesRegistry {
+        &self.ground.series
+    }
+
     /// The file that is read again, where there is one.
     pub fn file(&self) -> Option<&Path> {
         match &self.source {

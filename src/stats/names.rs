@@ -330,6 +330,10 @@ metrics! {
         "Longest start line taken; beyond it: cause start_line_too_long.";
     SERIES_LIMIT: Gauge Count "tidings_series_limit" []
         "Most series each of rules, pools, backends and packages; beyond it they count as other.";
+    SERIES: Gauge Count "tidings_series" []
+        "Rules, pools, backends and packages that have series, those of the last ten minutes included.";
+    SERIES_BEYOND: Gauge Count "tidings_series_beyond_limit" []
+        "Rules, pools, backends and packages of the table that count as other, since all series are in use.";
     TABLE_VERSION: Gauge Count "tidings_table_version" []
         "Version of the table that was published last.";
     TABLE_SWAPS: Counter Count "tidings_table_swaps_total" []

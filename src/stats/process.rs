@@ -56,6 +56,8 @@ numbers! {
         LimitHeaderLines => LIMIT_HEADER_LINES;
         LimitStartLine => LIMIT_START_LINE;
         SeriesLimit => SERIES_LIMIT;
+        Series => SERIES;
+        SeriesBeyond => SERIES_BEYOND;
         TableVersion => TABLE_VERSION;
         TableLoaded => TABLE_LOADED;
         TableRules => TABLE_RULES;

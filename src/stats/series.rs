@@ -48,6 +48,9 @@ struct Kind {
     /// By number, from 1 (the first is at 0 here).
     entries: Vec<Option<Entry>>,
     free: VecDeque<u32>,
+    /// Names for which there was no room: of the table being compiled, and of the one in force.
+    refused: ahash::HashSet<Box<str>>,
+    beyond: usize,
 }
 
 struct Entry {
@@ -89,7 +92,10 @@ impl SeriesRegistry {
                 kind.entries.push(None);
                 kind.entries.len() as u32
             }
-            None => return OTHER,
+            None => {
+                kind.refused.insert(name.into());
+                return OTHER;
+            }
         };
         let name: Arc<str> = Arc::from(name);
         kind.by_name.insert(name.clone(), number);
@@ -113,6 +119,9 @@ impl SeriesRegistry {
             }
             entry.live = live;
         }
+        for kind in &mut names.kinds {
+            kind.beyond = std::mem::take(&mut kind.refused).len();
+        }
         names.epoch += 1;
     }
 
@@ -125,7 +134,15 @@ impl SeriesRegistry {
                 entry.left = unix_s;
             }
         }
+        names.kinds.iter_mut().for_each(|kind| kind.refused.clear());
         names.epoch += 1;
+    }
+
+    /// Names that have a series, and names of the table in force that have none and count as other.
+    pub fn used(&self) -> (usize, usize) {
+        let names = self.names.lock();
+        let kinds = names.kinds.iter();
+        kinds.fold((0, 0), |(used, beyond), kind| (used + kind.by_name.len(), beyond + kind.beyond))
     }
 
     /// Ends the series whose names left ten minutes ago. Their numbers are not given out again before `release`.
@@ -207,6 +224,15 @@ mod tests {
         assert_eq!(registry.series(SeriesKind::Rule, "c", None), OTHER);
         assert_eq!(registry.series(SeriesKind::Rule, "b", None), 2);
         assert_eq!(names(&registry, SeriesKind::Rule), ["other", "a", "b"]);
+        assert_eq!(registry.series(SeriesKind::Rule, "c", None), OTHER);
+        registry.commit(0);
+        assert_eq!(registry.used(), (2, 1), "c was asked for twice");
+        registry.series(SeriesKind::Rule, "d", None);
+        registry.abandon(0);
+        assert_eq!(registry.used(), (2, 1), "a table that was refused says nothing");
+        registry.series(SeriesKind::Rule, "a", None);
+        registry.commit(0);
+        assert_eq!(registry.used(), (2, 0));
     }
 
     #[test]
