@@ -72,6 +72,7 @@ fn launch(
         limits: streams::Limits {
             output: 1 << 16,
             idle_ms: 60_000,
+            keepalives: 64,
             first_message_ms: 60_000,
             message_ms: 60_000,
             output_ms: 60_000,

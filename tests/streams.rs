@@ -103,6 +103,41 @@ fn pings_are_answered() {
     assert_eq!(scene.router.metrics().sum("tidings_pongs_total", &[]), 1.0);
 }
 
+/// RFC 5626 4.4.1 has clients ping once in tens of seconds: who sends CRLFs in bulk is closed, and counted as who writes
+/// rubbish. Among messages they are nothing (RFC 3261 7.5), whole reads of them neither.
+#[test]
+fn keepalives_beyond_what_anybody_needs_close_the_connection() {
+    let limits = "[connections]\nkeepalives_per_second = 8\n";
+    let scene = layout(227, "tcp", "udp").more(limits).start(&one_pbx(227));
+    let mut padded = connect(scene.phones());
+    for _ in 0..4 {
+        padded.write_all(format!("{}{}", "\r\n".repeat(7), options(&scene)).as_bytes()).expect("sent");
+    }
+    let mut all = String::new();
+    while all.matches("SIP/2.0 200 OK\r\n").count() < 4 {
+        let mut buffer = [0; 4096];
+        let n = padded.read(&mut buffer).expect("an answer");
+        assert!(n > 0, "closed after:\n{all}");
+        all += std::str::from_utf8(&buffer[..n]).expect("text");
+    }
+    for bytes in ["\r\n".repeat(9), "\r\n".repeat(100_000)] {
+        let mut hostile = connect(scene.phones());
+        // It may be closed in the middle of this.
+        let _ = hostile.write_all(bytes.as_bytes());
+        assert_eq!(until_closed(hostile).trim(), "");
+    }
+    let mut steady = connect(scene.phones());
+    steady.set_nodelay(true).expect("a TCP socket");
+    while closed(&scene, "keepalives") < 3.0 {
+        assert!(closed(&scene, "peer") == 0.0);
+        std::thread::sleep(Duration::from_millis(20));
+        let _ = steady.write_all(b"\r\n");
+    }
+    assert_eq!(scene.refused("keepalive_flood"), 3.0);
+    padded.write_all(options(&scene).as_bytes()).expect("sent");
+    expect_answers(&mut padded, 1);
+}
+
 #[test]
 fn what_cannot_be_framed_is_answered_where_it_can_be_and_closed() {
     let scene = layout(202, "tcp", "udp").start(&one_pbx(202));

@@ -57,6 +57,8 @@ pub struct Limits {
     /// Bytes that may wait for a slow reader.
     pub output: usize,
     pub idle_ms: u64,
+    /// Keep-alives that may come in a second without a message among them.
+    pub keepalives: u32,
     /// For the first message of a new connection; for a message from its first byte to its last; without progress while
     /// output waits; to connect.
     pub first_message_ms: u64,
@@ -84,6 +86,8 @@ pub enum Reason {
     OutputTime,
     /// What came cannot be framed.
     Framing,
+    /// More keep-alives than anybody needs.
+    Keepalives,
     ConnectFailed,
     ConnectTime,
     HandshakeTime,
@@ -125,6 +129,7 @@ impl Reason {
             Reason::Output => Counter::ClosedOutput,
             Reason::OutputTime => Counter::ClosedOutputTime,
             Reason::Framing => Counter::ClosedFraming,
+            Reason::Keepalives => Counter::ClosedKeepalives,
             Reason::ConnectFailed => Counter::ClosedConnectFailed,
             Reason::ConnectTime => Counter::ClosedConnectTime,
             Reason::HandshakeTime => Counter::ClosedHandshakeTime,

@@ -59,7 +59,7 @@ impl Streams {
         let greeting = connection.stage == Stage::Handshake;
         let ends = Ends { listener: connection.listener, local: connection.local, peer: connection.peer, id };
         let mut enough = false;
-        let (index, limits) = (&mut self.index, &self.ground.wire);
+        let (index, limits) = (&mut self.index, (&self.ground.wire, &self.ground.limits));
         let brought = connection.read(&mut self.buffer, index, limits, now.mono_ms, &mut |heard| {
             enough |= hear(&ends, heard);
         });
