@@ -108,7 +108,7 @@ fn pings_are_answered() {
 #[test]
 fn keepalives_beyond_what_anybody_needs_close_the_connection() {
     let limits = "[connections]\nkeepalives_per_second = 8\n";
-    let scene = layout(227, "tcp", "udp").more(limits).start(&one_pbx(227));
+    let scene = layout(109, "tcp", "udp").more(limits).start(&one_pbx(109));
     let mut padded = connect(scene.phones());
     for _ in 0..4 {
         padded.write_all(format!("{}{}", "\r\n".repeat(7), options(&scene)).as_bytes()).expect("sent");
@@ -473,6 +473,23 @@ fn slow_and_silent_connections_are_closed() {
     assert_eq!((closed(&scene, "first_message"), closed(&scene, "message_time")), (1.0, 1.0));
     assert!(closed(&scene, "idle") >= 1.0);
     honest(&phone, &scene, &pbx);
+}
+
+/// What we send is use as well: an answer to it may be on its way (RFC 3261 18).
+#[test]
+fn a_connection_over_which_a_request_has_left_is_not_idle() {
+    let limits = "[connections]\nidle = \"4s\"\n";
+    let scene = layout(165, "udp", "tcp").more(limits).start(&one_pbx(165));
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    honest(&phone, &scene, &pbx);
+    std::thread::sleep(Duration::from_secs(3));
+    phone.send(scene.phones(), Request::new("MESSAGE", "sip:1@example.com", &phone).text());
+    let got = pbx.expect("MESSAGE ");
+    std::thread::sleep(Duration::from_secs(3));
+    pbx.answer(scene.pbxs(), &got, "200 OK", "x", "");
+    phone.expect("SIP/2.0 200");
+    assert_eq!(closed(&scene, "idle"), 0.0);
+    wait_for("it to be idle", 2 * PATIENCE, || (closed(&scene, "idle") == 1.0).then_some(()));
 }
 
 /// SPEC 9.7: who does not read is closed once his bytes are too many, and nobody else waits for him; whoever sent what he

@@ -71,6 +71,8 @@ pub struct Connection {
     sent: usize,
     pub opened_ms: u64,
     pub heard_ms: u64,
+    /// When we last had something for the peer: an answer to that may come as late as idle connections may stay.
+    said_ms: u64,
     /// When what is incomplete began (of a message its first byte or frame, or the TLS record of that), or the handshake.
     partial_ms: u64,
     /// When the peer last took anything, while output waits; when the end began.
@@ -164,6 +166,7 @@ impl Connection {
             sent: 0,
             opened_ms: now_ms,
             heard_ms: now_ms,
+            said_ms: now_ms,
             partial_ms: now_ms,
             stuck_ms: now_ms,
             armed_s: 0,
@@ -400,6 +403,7 @@ impl Connection {
     /// Sends whole messages, or keeps them until the peer takes more. `Err`: it cannot go on; they are kept all the same, to
     /// be told.
     pub fn send(&mut self, bytes: &[u8], limits: &Limits, now_ms: u64) -> Result<(), Reason> {
+        self.said_ms = now_ms;
         if !self.output.is_empty() || matches!(self.stage, Stage::Connecting | Stage::Handshake) {
             if self.output.is_empty() {
                 self.stuck_ms = now_ms;
@@ -542,7 +546,7 @@ impl Connection {
             Stage::Introduction | Stage::Upgrade | Stage::Open => {}
         }
         let mut due = if self.spoken || self.dialed {
-            (self.heard_ms + limits.idle_ms, Reason::Idle)
+            (self.heard_ms.max(self.said_ms) + limits.idle_ms, Reason::Idle)
         } else {
             (self.opened_ms + limits.first_message_ms, Reason::FirstMessage)
         };
