@@ -307,6 +307,39 @@ fn a_backend_that_cannot_be_reached_is_answered_for_and_called_again() {
     assert_eq!(metrics.sum("tidings_connections_opened_total", &[("role", "dialed")]), 1.0);
 }
 
+/// A connection whose framing is lost is read no more, and nothing new is sent by it.
+#[test]
+fn a_backend_that_cannot_be_framed_is_called_anew() {
+    let scene = layout(166, "udp", "tcp").start(&one_pbx(166));
+    let phone = scene.phone();
+    let pbx = std::net::TcpListener::bind(scene.at(11)).expect("free");
+    pbx.set_nonblocking(true).expect("a socket");
+    let called = || wait_for("a call", PATIENCE, || pbx.accept().ok()).0;
+    let serve = |stream: &mut TcpStream| {
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero is accepted");
+        let mut buffer = [0; 4096];
+        let n = stream.read(&mut buffer).expect("a request");
+        let got = std::str::from_utf8(&buffer[..n]).expect("text");
+        assert!(got.starts_with("MESSAGE ") && got.ends_with("\r\n\r\n"), "{got}");
+        stream.write_all(text::answer(got, "200 OK", "x", "").as_bytes()).expect("sent");
+    };
+    phone.send(scene.phones(), Request::new("MESSAGE", "sip:1@example.com", &phone).text());
+    let mut broken = called();
+    serve(&mut broken);
+    phone.expect("SIP/2.0 200");
+    broken.write_all(b"rubbish\r\n\r\n").expect("sent");
+    assert_eq!(broken.read(&mut [0; 64]).expect("the end"), 0);
+    phone.send(scene.phones(), Request::new("MESSAGE", "sip:1@example.com", &phone).text());
+    let mut anew = called();
+    serve(&mut anew);
+    phone.expect("SIP/2.0 200");
+    drop(broken);
+    wait_for("the first to end", PATIENCE, || (closed(&scene, "framing") == 1.0).then_some(()));
+    phone.send(scene.phones(), Request::new("MESSAGE", "sip:1@example.com", &phone).text());
+    serve(&mut anew);
+    phone.expect("SIP/2.0 200");
+}
+
 /// SPEC 4.2: a connection has one core; what others have for it is handed over, in order.
 #[test]
 fn phones_of_all_cores_reach_the_one_connection_of_a_backend_and_back() {

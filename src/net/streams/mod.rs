@@ -499,6 +499,13 @@ impl Streams {
         }
     }
 
+    /// What comes for this backend goes by another connection.
+    fn call_no_more(&mut self, slot: u32, listener: u8, to: SocketAddr) {
+        if self.dialed.get(&(listener, to)) == Some(&slot) {
+            self.dialed.remove(&(listener, to));
+        }
+    }
+
     /// Ends those that are to end and have nothing left to say.
     pub fn settle(&mut self, now: Now) {
         while let Some(slot) = self.ending.pop() {
@@ -595,7 +602,7 @@ impl Streams {
         self.free.push_back((slot, now.mono_ms));
         let listener = connection.listener;
         let target = if connection.dialed {
-            self.dialed.remove(&(listener, connection.peer));
+            self.call_no_more(slot, listener, connection.peer);
             Target::Connect { listener, from: None, to: connection.peer }
         } else {
             self.uncount(connection.peer, connection.unnamed);

@@ -102,9 +102,12 @@ impl Streams {
     /// It ends once what waits is sent.
     fn farewell(&mut self, slot: u32, reason: Reason) {
         self.leave_greeting(slot);
-        if let Some(connection) = self.held(slot) {
-            connection.stage = Stage::Ending(reason);
-            self.ending.push(slot);
+        let Some(connection) = self.held(slot) else { return };
+        connection.stage = Stage::Ending(reason);
+        let (dialed, listener, peer) = (connection.dialed, connection.listener, connection.peer);
+        self.ending.push(slot);
+        if dialed {
+            self.call_no_more(slot, listener, peer);
         }
     }
 
