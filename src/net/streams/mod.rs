@@ -10,6 +10,7 @@ mod handshakes;
 mod introduction;
 mod pipe;
 mod reading;
+mod rest;
 mod tls;
 mod websocket;
 mod wheel;
@@ -25,6 +26,7 @@ use self::{
     connection::{Connection, Stage},
     handshakes::Handshakes,
     pipe::Pipe,
+    rest::Rest,
     tls::Session,
     wheel::Wheel,
 };
@@ -48,8 +50,8 @@ const READS: usize = 64;
 const READ: usize = 64 * 1024;
 /// After a connection to a backend failed, how long messages to it fail at once, in milliseconds.
 const PAUSE_MS: u64 = 1_000;
-/// A slot rests so long before it is given again, where there are others: the id of who had it stays known as closed.
-const REST_MS: u64 = 60_000;
+/// Slots of a core beyond twice its share of the connections that may be accepted.
+const MORE_SLOTS: usize = 1_024;
 
 /// Limits of one connection.
 #[derive(Clone, Copy, Debug)]
@@ -200,8 +202,9 @@ pub struct Streams {
     /// The token of slot 0.
     first_token: usize,
     slots: Vec<Slot>,
-    /// Slots to be given again, with the time of their close; the oldest first.
-    free: VecDeque<(u32, u64)>,
+    /// With so many slots none is made while one can be given again.
+    most_slots: usize,
+    rest: Rest,
     /// By listener and address.
     dialed: HashMap<(u8, SocketAddr), u32>,
     /// Until when these are not called again, and what they failed for.
@@ -226,12 +229,14 @@ pub struct Streams {
 
 impl Streams {
     pub fn new(ground: Ground, registry: Registry, first_token: usize, now: Now) -> Streams {
+        let share = ground.sources.limits().most.div_ceil(ground.all.cores());
         Streams {
+            most_slots: (2 * share).saturating_add(MORE_SLOTS),
             ground,
             registry,
             first_token,
             slots: Vec::new(),
-            free: VecDeque::new(),
+            rest: Rest::default(),
             dialed: HashMap::default(),
             failed: HashMap::default(),
             ready: VecDeque::new(),
@@ -321,14 +326,11 @@ impl Streams {
 
     /// Gives a connection its slot.
     fn open(&mut self, mut connection: Connection, now: Now) -> io::Result<u32> {
-        let rested = self.free.front().is_some_and(|(_, closed)| closed + REST_MS <= now.mono_ms);
-        let slot = match self.free.front() {
-            Some(&(slot, _)) if rested || self.slots.len() >= MOST_SLOTS => {
-                self.free.pop_front();
-                slot
-            }
-            _ if self.slots.len() >= MOST_SLOTS => return Err(io::ErrorKind::OutOfMemory.into()),
-            _ => {
+        let full = self.slots.len() >= self.most_slots;
+        let slot = match self.rest.take(full, now.mono_ms) {
+            Some(slot) => slot,
+            None if self.slots.len() >= MOST_SLOTS => return Err(io::ErrorKind::OutOfMemory.into()),
+            None => {
                 self.slots.push(Slot::default());
                 (self.slots.len() - 1) as u32
             }
@@ -340,7 +342,7 @@ impl Streams {
         let registered =
             self.registry.register(connection.pipe.socket(), token, Interest::READABLE | Interest::WRITABLE);
         if let Err(error) = registered {
-            self.free.push_back((slot, now.mono_ms));
+            self.rest.put(slot, connection.generation, now.mono_ms);
             return Err(error);
         }
         let about = About {
@@ -599,7 +601,7 @@ impl Streams {
             heard_ms: connection.heard_ms,
             reason: reason.counter().label().unwrap_or_default(),
         });
-        self.free.push_back((slot, now.mono_ms));
+        self.rest.put(slot, id.generation, now.mono_ms);
         let listener = connection.listener;
         let target = if connection.dialed {
             self.call_no_more(slot, listener, connection.peer);
