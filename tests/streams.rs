@@ -6,7 +6,7 @@ mod rig;
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     process::Command,
     time::Duration,
 };
@@ -85,6 +85,39 @@ fn messages_may_come_together_in_pieces_and_byte_by_byte() {
     }
     expect_answers(&mut stream, 1);
     assert_eq!(scene.router.metrics().sum("tidings_connections", &[("role", "accepted")]), 1.0);
+}
+
+/// Who sends requests and the end of what he says at once has their answers yet.
+#[test]
+fn requests_are_answered_whose_sender_says_no_more() {
+    for (net, clients) in [(167, "tcp"), (169, "tls")] {
+        let scene = layout(net, clients, "udp").start(&one_pbx(net));
+        let mut socket = connect(scene.phones());
+        let all = (0..60).map(|_| options(&scene)).collect::<String>();
+        let got = if clients == "tcp" {
+            socket.write_all(all.as_bytes()).expect("sent");
+            socket.shutdown(Shutdown::Write).expect("connected");
+            until_closed(socket)
+        } else {
+            let config = rig::pki::authority().client(None);
+            let name = scene.phones().ip().into();
+            let mut tls = rustls::ClientConnection::new(config, name).expect("a client");
+            tls.complete_io(&mut socket).expect("a handshake");
+            tls.writer().write_all(all.as_bytes()).expect("room");
+            tls.send_close_notify();
+            let mut records = Vec::new();
+            while tls.wants_write() {
+                tls.write_tls(&mut records).expect("memory");
+            }
+            socket.write_all(&records).expect("sent");
+            socket.shutdown(Shutdown::Write).expect("connected");
+            let mut got = String::new();
+            rustls::Stream::new(&mut tls, &mut socket).read_to_string(&mut got).expect("until close_notify");
+            got
+        };
+        assert_eq!(got.matches("SIP/2.0 200 OK\r\n").count(), 60, "{clients}\n{got}");
+        wait_for("the close", PATIENCE, || (closed(&scene, "peer") == 1.0).then_some(()));
+    }
 }
 
 /// RFC 5626 3.5.1: a double CRLF is answered by one; single ones between messages are nothing.

@@ -48,6 +48,8 @@ pub struct Connection {
     pub ready: bool,
     /// The peer has closed its side: bytes may be left, then comes the end.
     pub hung_up: bool,
+    /// That end was read.
+    pub ended: bool,
     /// A whole message has come.
     pub spoken: bool,
     /// A proxy's, which counts for no address yet.
@@ -150,6 +152,7 @@ impl Connection {
             dialed,
             ready: false,
             hung_up: false,
+            ended: false,
             spoken: false,
             unnamed: false,
             looked: dialed,
@@ -218,6 +221,7 @@ impl Connection {
             Ok(taken) if taken.bytes == 0 => {
                 // TLS took what came, or it is the end.
                 self.ready = taken.more;
+                self.ended = !taken.more;
                 brought.end = (!taken.more).then_some(Reason::Peer);
                 return brought;
             }

@@ -513,7 +513,9 @@ impl Streams {
         while let Some(slot) = self.ending.pop() {
             let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { continue };
             let Stage::Ending(reason) = connection.stage else { continue };
-            if connection.queued() == 0 && !connection.is_shut() && !connection.shut(now.mono_ms) {
+            let said = connection.queued() == 0;
+            // Who has ended has nothing to say that we would wait for.
+            if said && (connection.ended || !connection.is_shut() && !connection.shut(now.mono_ms)) {
                 self.close(slot, reason, now);
             } else {
                 self.rearm(slot);

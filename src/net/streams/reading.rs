@@ -93,6 +93,10 @@ impl Streams {
         match brought.end {
             // A WebSocket that says goodbye is answered, which may have to wait.
             Some(reason) if says || reason.is_told(connection.dialed) => self.farewell(slot, reason),
+            // What it has asked before in this turn is answered yet. What is for a backend goes by another connection.
+            Some(Reason::Peer) if connection.stage == Stage::Open && !connection.dialed => {
+                self.farewell(slot, Reason::Peer);
+            }
             Some(reason) => self.close(slot, reason, now),
             None if brought.pings > 0 => self.pong(slot, brought.pings, now),
             None => self.rearm(slot),
