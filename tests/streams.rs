@@ -373,6 +373,34 @@ fn a_backend_that_cannot_be_framed_is_called_anew() {
     phone.expect("SIP/2.0 200");
 }
 
+/// What was sent to a backend that reads slowly is the kernel's to deliver when we are gone.
+#[test]
+fn a_backend_reads_all_that_it_was_sent_before_we_stopped() {
+    const COUNT: usize = 30;
+    let mut scene = layout(188, "udp", "tcp").start(&one_pbx(188));
+    let phone = scene.phone();
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("a socket");
+    socket.set_recv_buffer_size(2_304).expect("the least there is");
+    socket.bind(&scene.at(11).into()).expect("free");
+    socket.listen(1).expect("bound");
+    let pbx = std::net::TcpListener::from(socket);
+    for _ in 0..COUNT {
+        let request = Request::new("MESSAGE", "sip:1@example.com", &phone);
+        phone.send(scene.phones(), request.body("text/plain", &"x".repeat(1_000)).text());
+    }
+    let (mut slow, _) = pbx.accept().expect("it calls");
+    wait_for("all to have left", PATIENCE, || {
+        let metrics = scene.router.metrics();
+        let sent = metrics.sum("tidings_backend_requests_total", &[("backend", "pbx1")]);
+        (sent == COUNT as f64 && metrics.sum("tidings_connection_queued_bytes", &[]) == 0.0).then_some(())
+    });
+    assert!(scene.router.stop().success());
+    let mut all = String::new();
+    slow.read_to_string(&mut all).expect("the end, not a reset");
+    assert_eq!(all.matches("\r\n\r\nxxxx").count(), COUNT, "{} bytes", all.len());
+}
+
 /// SPEC 4.2: a connection has one core; what others have for it is handed over, in order.
 #[test]
 fn phones_of_all_cores_reach_the_one_connection_of_a_backend_and_back() {

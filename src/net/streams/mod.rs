@@ -523,6 +523,34 @@ impl Streams {
         }
     }
 
+    /// The process is to end. Backends have what they were sent: our side of their connections is shut, the kernel delivers what
+    /// it holds, and what they say meanwhile is heard as before. To be called again for those by which something waits.
+    pub fn part(&mut self, now: Now) {
+        for slot in 0..self.slots.len() as u32 {
+            let Some(connection) = self.held(slot) else { continue };
+            if !connection.dialed || connection.stage != Stage::Open || connection.is_shut() {
+                continue;
+            }
+            // Without it the kernel drops what it holds.
+            let _ = connection.pipe.linger();
+            if connection.queued() > 0 {
+                continue;
+            }
+            let (listener, to) = (connection.listener, connection.peer);
+            if connection.shut(now.mono_ms) {
+                self.call_no_more(slot, listener, to);
+            } else {
+                self.close(slot, Reason::Reset, now);
+            }
+        }
+    }
+
+    /// Backends have not taken all from which we have parted.
+    pub fn is_parting(&self) -> bool {
+        let mut held = self.slots.iter().filter_map(|slot| slot.held.as_deref());
+        held.any(|c| c.dialed && c.is_shut() && c.pipe.is_under_way())
+    }
+
     /// Ends what is too late; called once a second.
     pub fn tick(&mut self, now: Now) {
         let mut due = std::mem::take(&mut self.due);
