@@ -374,6 +374,7 @@ impl<S: Step> Lane<S> {
     fn waits(&self) -> bool {
         self.is_held()
             || self.is_midway()
+            || self.inboxes.get(self.index).is_some_and(Inbox::is_waiting)
             || self.ports.iter().any(|p| p.ready || p.errors)
             || self.link.as_ref().is_some_and(Link::is_ready)
     }
