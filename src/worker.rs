@@ -60,8 +60,10 @@ const TICK_MS: u64 = 1_000;
 const STAMPED_IN: u64 = 16;
 /// How soon an unsent tail is tried again where the kernel does not tell (ENOBUFS).
 const HELD_MS: u64 = 5;
-/// How long a worker that is to stop goes on reading what is queued.
+/// How long a worker that is to stop goes on reading what is queued, and waits for backends to take what they were sent.
 const STOP_MS: u64 = 500;
+/// How often it looks meanwhile whether all is done, of which there is no event.
+const STOPPING_MS: u64 = 10;
 const WAKE: Token = Token(usize::MAX);
 const NO_PORT: u8 = u8::MAX;
 
@@ -316,7 +318,8 @@ impl<S: Step> Lane<S> {
         let mut events = Events::with_capacity(256);
         let mut stop_by = None;
         loop {
-            let timeout = Duration::from_millis(self.timeout_ms());
+            let most_ms = if stop_by.is_some() { STOPPING_MS } else { TICK_MS };
+            let timeout = Duration::from_millis(self.timeout_ms().min(most_ms));
             if let Err(error) = self.poll.poll(&mut events, Some(timeout))
                 && error.kind() != io::ErrorKind::Interrupted
             {
@@ -344,7 +347,12 @@ impl<S: Step> Lane<S> {
                 });
                 let busy = self.link.as_ref().is_some_and(|link| link.is_ready() || link.streams.is_busy());
                 let idle = !busy && !self.is_held() && !self.ports.iter().any(|port| port.ready);
-                if idle || self.now.mono_ms >= by {
+                let late = self.now.mono_ms >= by;
+                if let Some(link) = self.link.as_mut().filter(|_| idle || late) {
+                    link.streams.part(self.now);
+                }
+                let parting = self.link.as_ref().is_some_and(|link| link.streams.is_parting());
+                if late || idle && !parting {
                     return Ok(());
                 }
             }
@@ -366,6 +374,7 @@ impl<S: Step> Lane<S> {
     fn waits(&self) -> bool {
         self.is_held()
             || self.is_midway()
+            || self.inboxes.get(self.index).is_some_and(Inbox::is_waiting)
             || self.ports.iter().any(|p| p.ready || p.errors)
             || self.link.as_ref().is_some_and(Link::is_ready)
     }

@@ -6,7 +6,7 @@ mod rig;
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     process::Command,
     time::Duration,
 };
@@ -87,6 +87,39 @@ fn messages_may_come_together_in_pieces_and_byte_by_byte() {
     assert_eq!(scene.router.metrics().sum("tidings_connections", &[("role", "accepted")]), 1.0);
 }
 
+/// Who sends requests and the end of what he says at once has their answers yet.
+#[test]
+fn requests_are_answered_whose_sender_says_no_more() {
+    for (net, clients) in [(167, "tcp"), (169, "tls")] {
+        let scene = layout(net, clients, "udp").start(&one_pbx(net));
+        let mut socket = connect(scene.phones());
+        let all = (0..60).map(|_| options(&scene)).collect::<String>();
+        let got = if clients == "tcp" {
+            socket.write_all(all.as_bytes()).expect("sent");
+            socket.shutdown(Shutdown::Write).expect("connected");
+            until_closed(socket)
+        } else {
+            let config = rig::pki::authority().client(None);
+            let name = scene.phones().ip().into();
+            let mut tls = rustls::ClientConnection::new(config, name).expect("a client");
+            tls.complete_io(&mut socket).expect("a handshake");
+            tls.writer().write_all(all.as_bytes()).expect("room");
+            tls.send_close_notify();
+            let mut records = Vec::new();
+            while tls.wants_write() {
+                tls.write_tls(&mut records).expect("memory");
+            }
+            socket.write_all(&records).expect("sent");
+            socket.shutdown(Shutdown::Write).expect("connected");
+            let mut got = String::new();
+            rustls::Stream::new(&mut tls, &mut socket).read_to_string(&mut got).expect("until close_notify");
+            got
+        };
+        assert_eq!(got.matches("SIP/2.0 200 OK\r\n").count(), 60, "{clients}\n{got}");
+        wait_for("the close", PATIENCE, || (closed(&scene, "peer") == 1.0).then_some(()));
+    }
+}
+
 /// RFC 5626 3.5.1: a double CRLF is answered by one; single ones between messages are nothing.
 #[test]
 fn pings_are_answered() {
@@ -101,6 +134,41 @@ fn pings_are_answered() {
     stream.read_exact(&mut first).expect("an answer, and no pong before it");
     assert_eq!(&first, b"SIP/2.0");
     assert_eq!(scene.router.metrics().sum("tidings_pongs_total", &[]), 1.0);
+}
+
+/// RFC 5626 4.4.1 has clients ping once in tens of seconds: who sends CRLFs in bulk is closed, and counted as who writes
+/// rubbish. Among messages they are nothing (RFC 3261 7.5), whole reads of them neither.
+#[test]
+fn keepalives_beyond_what_anybody_needs_close_the_connection() {
+    let limits = "[connections]\nkeepalives_per_second = 8\n";
+    let scene = layout(109, "tcp", "udp").more(limits).start(&one_pbx(109));
+    let mut padded = connect(scene.phones());
+    for _ in 0..4 {
+        padded.write_all(format!("{}{}", "\r\n".repeat(7), options(&scene)).as_bytes()).expect("sent");
+    }
+    let mut all = String::new();
+    while all.matches("SIP/2.0 200 OK\r\n").count() < 4 {
+        let mut buffer = [0; 4096];
+        let n = padded.read(&mut buffer).expect("an answer");
+        assert!(n > 0, "closed after:\n{all}");
+        all += std::str::from_utf8(&buffer[..n]).expect("text");
+    }
+    for bytes in ["\r\n".repeat(9), "\r\n".repeat(100_000)] {
+        let mut hostile = connect(scene.phones());
+        // It may be closed in the middle of this.
+        let _ = hostile.write_all(bytes.as_bytes());
+        assert_eq!(until_closed(hostile).trim(), "");
+    }
+    let mut steady = connect(scene.phones());
+    steady.set_nodelay(true).expect("a TCP socket");
+    while closed(&scene, "keepalives") < 3.0 {
+        assert!(closed(&scene, "peer") == 0.0);
+        std::thread::sleep(Duration::from_millis(20));
+        let _ = steady.write_all(b"\r\n");
+    }
+    assert_eq!(scene.refused("keepalive_flood"), 3.0);
+    padded.write_all(options(&scene).as_bytes()).expect("sent");
+    expect_answers(&mut padded, 1);
 }
 
 #[test]
@@ -272,6 +340,67 @@ fn a_backend_that_cannot_be_reached_is_answered_for_and_called_again() {
     assert_eq!(metrics.sum("tidings_connections_opened_total", &[("role", "dialed")]), 1.0);
 }
 
+/// A connection whose framing is lost is read no more, and nothing new is sent by it.
+#[test]
+fn a_backend_that_cannot_be_framed_is_called_anew() {
+    let scene = layout(166, "udp", "tcp").start(&one_pbx(166));
+    let phone = scene.phone();
+    let pbx = std::net::TcpListener::bind(scene.at(11)).expect("free");
+    pbx.set_nonblocking(true).expect("a socket");
+    let called = || wait_for("a call", PATIENCE, || pbx.accept().ok()).0;
+    let serve = |stream: &mut TcpStream| {
+        stream.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero is accepted");
+        let mut buffer = [0; 4096];
+        let n = stream.read(&mut buffer).expect("a request");
+        let got = std::str::from_utf8(&buffer[..n]).expect("text");
+        assert!(got.starts_with("MESSAGE ") && got.ends_with("\r\n\r\n"), "{got}");
+        stream.write_all(text::answer(got, "200 OK", "x", "").as_bytes()).expect("sent");
+    };
+    phone.send(scene.phones(), Request::new("MESSAGE", "sip:1@example.com", &phone).text());
+    let mut broken = called();
+    serve(&mut broken);
+    phone.expect("SIP/2.0 200");
+    broken.write_all(b"rubbish\r\n\r\n").expect("sent");
+    assert_eq!(broken.read(&mut [0; 64]).expect("the end"), 0);
+    phone.send(scene.phones(), Request::new("MESSAGE", "sip:1@example.com", &phone).text());
+    let mut anew = called();
+    serve(&mut anew);
+    phone.expect("SIP/2.0 200");
+    drop(broken);
+    wait_for("the first to end", PATIENCE, || (closed(&scene, "framing") == 1.0).then_some(()));
+    phone.send(scene.phones(), Request::new("MESSAGE", "sip:1@example.com", &phone).text());
+    serve(&mut anew);
+    phone.expect("SIP/2.0 200");
+}
+
+/// What was sent to a backend that reads slowly is the kernel's to deliver when we are gone.
+#[test]
+fn a_backend_reads_all_that_it_was_sent_before_we_stopped() {
+    const COUNT: usize = 30;
+    let mut scene = layout(188, "udp", "tcp").start(&one_pbx(188));
+    let phone = scene.phone();
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");
+    socket.set_reuse_address(true).expect("a socket");
+    socket.set_recv_buffer_size(2_304).expect("the least there is");
+    socket.bind(&scene.at(11).into()).expect("free");
+    socket.listen(1).expect("bound");
+    let pbx = std::net::TcpListener::from(socket);
+    for _ in 0..COUNT {
+        let request = Request::new("MESSAGE", "sip:1@example.com", &phone);
+        phone.send(scene.phones(), request.body("text/plain", &"x".repeat(1_000)).text());
+    }
+    let (mut slow, _) = pbx.accept().expect("it calls");
+    wait_for("all to have left", PATIENCE, || {
+        let metrics = scene.router.metrics();
+        let sent = metrics.sum("tidings_backend_requests_total", &[("backend", "pbx1")]);
+        (sent == COUNT as f64 && metrics.sum("tidings_connection_queued_bytes", &[]) == 0.0).then_some(())
+    });
+    assert!(scene.router.stop().success());
+    let mut all = String::new();
+    slow.read_to_string(&mut all).expect("the end, not a reset");
+    assert_eq!(all.matches("\r\n\r\nxxxx").count(), COUNT, "{} bytes", all.len());
+}
+
 /// SPEC 4.2: a connection has one core; what others have for it is handed over, in order.
 #[test]
 fn phones_of_all_cores_reach_the_one_connection_of_a_backend_and_back() {
@@ -438,6 +567,23 @@ fn slow_and_silent_connections_are_closed() {
     assert_eq!((closed(&scene, "first_message"), closed(&scene, "message_time")), (1.0, 1.0));
     assert!(closed(&scene, "idle") >= 1.0);
     honest(&phone, &scene, &pbx);
+}
+
+/// What we send is use as well: an answer to it may be on its way (RFC 3261 18).
+#[test]
+fn a_connection_over_which_a_request_has_left_is_not_idle() {
+    let limits = "[connections]\nidle = \"4s\"\n";
+    let scene = layout(165, "udp", "tcp").more(limits).start(&one_pbx(165));
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    honest(&phone, &scene, &pbx);
+    std::thread::sleep(Duration::from_secs(3));
+    phone.send(scene.phones(), Request::new("MESSAGE", "sip:1@example.com", &phone).text());
+    let got = pbx.expect("MESSAGE ");
+    std::thread::sleep(Duration::from_secs(3));
+    pbx.answer(scene.pbxs(), &got, "200 OK", "x", "");
+    phone.expect("SIP/2.0 200");
+    assert_eq!(closed(&scene, "idle"), 0.0);
+    wait_for("it to be idle", 2 * PATIENCE, || (closed(&scene, "idle") == 1.0).then_some(()));
 }
 
 /// SPEC 9.7: who does not read is closed once his bytes are too many, and nobody else waits for him; whoever sent what he

@@ -25,7 +25,7 @@ fn ours(stream: &[u8], step: usize) -> Vec<String> {
         loop {
             let (taken, told) = match reader.next(&mut held, MOST) {
                 Ok((_, Unit::More)) => break,
-                Ok((taken, Unit::Piece)) => (taken, None),
+                Ok((taken, Unit::Piece | Unit::Pong)) => (taken, None),
                 Ok((taken, Unit::Message(bytes))) => {
                     (taken, Some(format!("message {}", bytes.escape_ascii())))
                 }

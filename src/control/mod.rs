@@ -378,6 +378,10 @@ impl Router {
             (ProcessGauge::ConnectionsLimit, self.sources.limits().most),
             (ProcessGauge::PerAddressLimit, self.sources.limits().per_address as usize),
             (ProcessGauge::PerPrefixLimit, self.sources.limits().per_prefix as usize),
+            (
+                ProcessGauge::ConnectionKeepalivesLimit,
+                self.settings.connections.keepalives_per_second as usize,
+            ),
             (ProcessGauge::AcceptsLimit, self.sources.limits().accepts_per_second as usize),
             (ProcessGauge::HandshakesLimit, self.settings.connections.handshakes),
             (ProcessGauge::DeniedPrefixes, self.settings.protection.deny.len()),
@@ -522,6 +526,7 @@ fn stream_limits(settings: &Settings, cores: usize) -> streams::Limits {
     streams::Limits {
         output: of.output,
         idle_ms: ms(of.idle),
+        keepalives: of.keepalives_per_second,
         first_message_ms: ms(of.first_message),
         message_ms: ms(of.message_time),
         output_ms: ms(of.output_time),

@@ -100,6 +100,10 @@ impl Connections {
         }
     }
 
+    pub fn cores(&self) -> usize {
+        self.cores.len()
+    }
+
     fn slot(&self, core: usize, slot: u32) -> Option<&Slot> {
         let (chunk, at) = (slot as usize / CHUNK, slot as usize % CHUNK);
         self.cores.get(core)?.get(chunk)?.get()?.get(at)

@@ -336,6 +336,14 @@ pub fn set(socket: BorrowedFd<'_>, level: c_int, option: c_int, value: c_int) ->
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Bytes of a stream, its end among them, that the peer's kernel has not acknowledged.
+pub fn unacknowledged(socket: BorrowedFd<'_>) -> io::Result<usize> {
+    let mut bytes: c_int = 0;
+    // SAFETY: TIOCOUTQ writes one int, and that is what it is given.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+    if result == 0 { Ok(usize::try_from(bytes).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+}
+
 /// Datagrams that the kernel dropped at this socket since it was made (it wraps at 32 bits).
 pub fn drops(socket: BorrowedFd<'_>) -> io::Result<u32> {
     const SO_MEMINFO: c_int = 55;

@@ -69,7 +69,8 @@ fn dial_from(local: SocketAddr, to: SocketAddr, patience: Duration) -> io::Resul
     if local.port() != 0 {
         socket.set_reuse_port(true)?;
     }
-    // A reset instead of TIME_WAIT on our side, which would keep this pair of addresses from us for a minute.
+    // A reset instead of TIME_WAIT on our side, which would keep this pair of addresses from us for a minute. What the
+    // kernel holds for the backend is lost with it: `Streams::part` takes this back where the process ends.
     socket.set_linger(Some(Duration::ZERO))?;
     socket.bind(&local.into())?;
     match socket.connect(&to.into()) {

@@ -99,6 +99,8 @@ numbers! {
         ClosedOutput => CONNECTIONS_CLOSED "output";
         ClosedOutputTime => CONNECTIONS_CLOSED "output_time";
         ClosedFraming => CONNECTIONS_CLOSED "framing";
+        /// CRLFs, and Pings and Pongs of a WebSocket.
+        ClosedKeepalives => CONNECTIONS_CLOSED "keepalives";
         ClosedConnectFailed => CONNECTIONS_CLOSED "connect_failed";
         ClosedConnectTime => CONNECTIONS_CLOSED "connect_time";
         ClosedHandshakeTime => CONNECTIONS_CLOSED "handshake_time";

@@ -248,6 +248,8 @@ metrics! {
         "Bytes that wait for peers to read.";
     CONNECTION_OUTPUT_LIMIT: Gauge Bytes "tidings_connection_output_limit_bytes" []
         "Most bytes that may wait for one peer; beyond it the connection is closed: reason output.";
+    CONNECTION_KEEPALIVES_LIMIT: Gauge Count "tidings_connection_keepalives_per_second_limit" []
+        "Most keep-alives in a second without a message among them; beyond it the connection is closed: reason keepalives.";
     CONNECTIONS_OPENED: Counter Count "tidings_connections_opened_total" ["role"]
         "Stream connections that were opened.";
     CONNECTIONS_CLOSED: Counter Count "tidings_connections_closed_total" ["reason"]

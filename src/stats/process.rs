@@ -40,6 +40,7 @@ numbers! {
         ConnectionsLimit => CONNECTIONS_LIMIT;
         PerAddressLimit => CONNECTIONS_PER_ADDRESS_LIMIT;
         PerPrefixLimit => CONNECTIONS_PER_PREFIX_LIMIT;
+        ConnectionKeepalivesLimit => CONNECTION_KEEPALIVES_LIMIT;
         AcceptsLimit => ACCEPTS_LIMIT;
         ConnectionSources => CONNECTION_SOURCES;
         ConnectionQueued => CONNECTION_QUEUED;

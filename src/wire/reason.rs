@@ -80,6 +80,7 @@ reasons! {
     Silence             "silence"              0   "";
     Denied              "denied"               0   "";
     Banned              "banned"               0   "";
+    KeepaliveFlood      "keepalive_flood"      0   "";
     MalformedRate       "malformed_rate"       0   "";
     SourceRate          "source_rate"          503 "Service Unavailable";
     SourceFlood         "source_flood"         0   "";
@@ -109,7 +110,8 @@ impl Reason {
     pub const fn is_malformed(self) -> bool {
         let at = self as usize;
         let broken = Reason::TooLarge as usize <= at && at <= Reason::CSeqMethod as usize;
-        broken || matches!(self, Reason::NotSip | Reason::Version | Reason::BrokenResponse)
+        let silent = matches!(self, Reason::NotSip | Reason::BrokenResponse | Reason::KeepaliveFlood);
+        broken || silent || matches!(self, Reason::Version)
     }
 }
 
@@ -124,7 +126,11 @@ mod tests {
             let expected = code == 400
                 || matches!(
                     reason,
-                    Reason::TooLarge | Reason::NotSip | Reason::Version | Reason::BrokenResponse
+                    Reason::TooLarge
+                        | Reason::NotSip
+                        | Reason::Version
+                        | Reason::BrokenResponse
+                        | Reason::KeepaliveFlood
                 );
             assert_eq!(reason.is_malformed(), expected, "{}", reason.label());
         }

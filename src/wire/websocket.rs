@@ -51,11 +51,13 @@ impl Fault {
 pub enum Unit<'a> {
     /// No end yet: read more, and ask again over the same bytes and those behind them.
     More,
-    /// A frame that says nothing by itself.
+    /// A frame of a message that is not complete.
     Piece,
     Message(&'a [u8]),
     /// To be answered by a Pong of the same payload.
     Ping(&'a [u8]),
+    /// Answers a Ping, or nothing.
+    Pong,
     /// To be answered by one of the same code, which may be missing.
     Close(Option<u16>),
 }
@@ -109,7 +111,7 @@ impl Reader {
         unmask(payload, head.mask);
         let unit = match head.opcode {
             PING => Unit::Ping(payload),
-            PONG => Unit::Piece,
+            PONG => Unit::Pong,
             CLOSE => Unit::Close(close_code(payload)?),
             _ if head.last && !self.under_way => Unit::Message(payload),
             _ => {
@@ -267,7 +269,7 @@ mod tests {
                     Ok((taken, unit)) => {
                         match unit {
                             Unit::Message(bytes) => all.push(String::from_utf8_lossy(bytes).into_owned()),
-                            Unit::Piece | Unit::More => {}
+                            Unit::Piece | Unit::Pong | Unit::More => {}
                             other => all.push(format!("{other:?}")),
                         }
                         taken

@@ -232,6 +232,34 @@ fn readers_that_never_read() {
     crowd.finish();
 }
 
+/// CRLFs without end by many connections, which are always ready to be read: they are closed, and who opens more is banned.
+#[test]
+fn keepalives_without_end() {
+    let scene = layout(229, "tcp", "[protection]\nban_after = 200\n").start(&one_pbx(229));
+    let crowd = Crowd::start(&scene);
+    let (to, bulk) = (scene.phones(), "\r\n".repeat(30_000));
+    let mut open: Vec<TcpStream> = Vec::new();
+    let attack = Attack::start(move || {
+        while open.len() < 100 {
+            let Some(stream) = try_connect(229, 50, to) else { break };
+            stream.set_nonblocking(true).expect("a socket of ours");
+            open.push(stream);
+        }
+        open.retain_mut(|stream| match stream.write(bulk.as_bytes()) {
+            Ok(_) => true,
+            Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+        });
+    });
+    wait_for("the ban", Duration::from_secs(60), || {
+        (metric(&scene, "tidings_bans_begun_total", &[("cause", "malformed")]) >= 1.0).then_some(())
+    });
+    crowd.go_on();
+    assert!(closed(&scene, "keepalives") >= 100.0);
+    assert_eq!(metric(&scene, "tidings_overloads_total", &[]), 0.0);
+    attack.finish();
+    crowd.finish();
+}
+
 /// No descriptor is left: who is here goes on, who comes is served once there are some again.
 #[test]
 fn no_file_is_left_for_another_connection() {

@@ -308,6 +308,23 @@ fn hosts_of_browsers_are_never_looked_for() {
     }
 }
 
+/// Pings and Pongs are keep-alives as CRLFs are.
+#[test]
+fn pings_beyond_what_anybody_needs_close_the_connection() {
+    let limits = "[connections]\nkeepalives_per_second = 8\n";
+    let scene = layout(228, "ws", "udp").more(limits).start(&one_pbx(228));
+    for (count, opcode) in [(1.0, 0x89), (2.0, 0x8a)] {
+        let mut hostile = Socket::open(scene.phones());
+        hostile.send(&websocket::frame(opcode, b"").repeat(9));
+        while hostile.take().is_some() {}
+        wait_closed(&scene, "keepalives", count);
+    }
+    let mut text = Socket::open(scene.phones());
+    text.send(&websocket::frame(0x81, b"\r\n\r\n").repeat(9));
+    while text.take().is_some() {}
+    wait_closed(&scene, "keepalives", 3.0);
+}
+
 /// SPEC 9.7: the time of a first message holds for the upgrade, that of a message for each thing that was begun: an
 /// upgrade, a frame, a message in several.
 #[test]

@@ -104,7 +104,7 @@ pub(super) fn udp(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Udp) {
     }
 }
 
-const CONNECTIONS: [&str; 13] = [
+const CONNECTIONS: [&str; 14] = [
     "most",
     "per_address",
     "per_prefix",
@@ -112,6 +112,7 @@ const CONNECTIONS: [&str; 13] = [
     "exempt",
     "output",
     "idle",
+    "keepalives_per_second",
     "first_message",
     "message_time",
     "output_time",
@@ -137,6 +138,7 @@ pub(super) fn connections(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut 
             "exempt" => out.exempt = networks(faults, name, value),
             "output" => set(&mut out.output, bytes(faults, name, value, 64 << 10..=64 << 20)),
             "idle" => set(&mut out.idle, at_least_a_second(faults, name, value, 7 * day)),
+            "keepalives_per_second" => count(&mut out.keepalives_per_second, faults),
             "first_message" => set(&mut out.first_message, at_least_a_second(faults, name, value, day)),
             "message_time" => set(&mut out.message_time, at_least_a_second(faults, name, value, day)),
             "output_time" => set(&mut out.output_time, at_least_a_second(faults, name, value, day)),

@@ -197,6 +197,8 @@ pub struct ConnectionLimits {
     /// Bytes that may wait for one peer.
     pub output: usize,
     pub idle: Duration,
+    /// Keep-alives that one may bring in a second without a message among them.
+    pub keepalives_per_second: u32,
     /// From the beginning of a connection to its first whole message, of a message from its first byte to its last
     /// (of a TLS record, a WebSocket's upgrade and a PROXY header too).
     pub first_message: Duration,
@@ -347,6 +349,7 @@ impl Default for ConnectionLimits {
             exempt: Vec::new(),
             output: 256 << 10,
             idle: Duration::from_secs(3600),
+            keepalives_per_second: 64,
             first_message: Duration::from_secs(30),
             message_time: Duration::from_secs(10),
             output_time: Duration::from_secs(30),

@@ -20,6 +20,7 @@ use crate::{
 const COMPACT: usize = 64 * 1024;
 /// How long a connection that we end may take to read what we said last, in milliseconds.
 const FAREWELL_MS: u64 = 2_000;
+const PULSE_MS: u64 = 1_000;
 
 /// Where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,8 @@ pub struct Connection {
     pub ready: bool,
     /// The peer has closed its side: bytes may be left, then comes the end.
     pub hung_up: bool,
+    /// That end was read.
+    pub ended: bool,
     /// A whole message has come.
     pub spoken: bool,
     /// A proxy's, which counts for no address yet.
@@ -58,6 +61,7 @@ pub struct Connection {
     shut: bool,
     /// What came is being dealt with. Found so by the next read it did not end well, and where the next message begins is lost.
     pub broken: bool,
+    pulse: Pulse,
     pub generation: u16,
     pub local: SocketAddr,
     pub peer: SocketAddr,
@@ -69,12 +73,43 @@ pub struct Connection {
     sent: usize,
     pub opened_ms: u64,
     pub heard_ms: u64,
+    /// When we last had something for the peer: an answer to that may come as late as idle connections may stay.
+    said_ms: u64,
     /// When what is incomplete began (of a message its first byte or frame, or the TLS record of that), or the handshake.
     partial_ms: u64,
     /// When the peer last took anything, while output waits; when the end began.
     stuck_ms: u64,
     /// The second at which the wheel names it.
     pub armed_s: u64,
+}
+
+/// Keep-alives that came within a second and without a message among them: CRLFs (RFC 5626 3.5.1), and Pings and Pongs of a
+/// WebSocket. What comes with messages is nothing (RFC 3261 7.5), since these have limits of their own.
+#[derive(Default)]
+pub struct Pulse {
+    most: u32,
+    beats: u32,
+    since_ms: u64,
+}
+
+impl Pulse {
+    fn begin(&mut self, most: u32, now_ms: u64) {
+        self.most = most;
+        if now_ms >= self.since_ms + PULSE_MS {
+            (self.beats, self.since_ms) = (0, now_ms);
+        }
+    }
+
+    /// One more; false where it is one too many.
+    pub fn beat(&mut self) -> bool {
+        self.beats = self.beats.saturating_add(1);
+        self.beats <= self.most
+    }
+
+    /// A message has come.
+    pub fn rest(&mut self) {
+        self.beats = 0;
+    }
 }
 
 /// What one read brought.
@@ -117,12 +152,14 @@ impl Connection {
             dialed,
             ready: false,
             hung_up: false,
+            ended: false,
             spoken: false,
             unnamed: false,
             looked: dialed,
             websocket: None,
             shut: false,
             broken: false,
+            pulse: Pulse::default(),
             generation: 0,
             local: ends.0,
             peer: ends.1,
@@ -132,6 +169,7 @@ impl Connection {
             sent: 0,
             opened_ms: now_ms,
             heard_ms: now_ms,
+            said_ms: now_ms,
             partial_ms: now_ms,
             stuck_ms: now_ms,
             armed_s: 0,
@@ -153,10 +191,11 @@ impl Connection {
         &mut self,
         buffer: &mut [u8],
         index: &mut Index,
-        limits: &WireLimits,
+        limits: (&WireLimits, &Limits),
         now_ms: u64,
         hear: &mut dyn FnMut(Heard<'_>),
     ) -> Brought {
+        let (wire, most) = (limits.0, limits.1.keepalives);
         let mut brought = Brought::nothing();
         if self.broken {
             brought.end = Some(Reason::Framing);
@@ -182,6 +221,7 @@ impl Connection {
             Ok(taken) if taken.bytes == 0 => {
                 // TLS took what came, or it is the end.
                 self.ready = taken.more;
+                self.ended = !taken.more;
                 brought.end = (!taken.more).then_some(Reason::Peer);
                 return brought;
             }
@@ -213,9 +253,10 @@ impl Connection {
         }
         let bytes = if whole { &mut buffer[..n] } else { &mut held[..] };
         let was_under_way = self.is_under_way();
+        self.pulse.begin(if self.dialed { u32::MAX } else { most }, now_ms);
         let taken = match self.websocket {
-            None => self.take(bytes, index, limits, &mut brought, hear),
-            Some(_) => self.take_frames(bytes, index, limits, &mut brought, hear),
+            None => self.take(bytes, index, wire, &mut brought, hear),
+            Some(_) => self.take_frames(bytes, index, wire, &mut brought, hear),
         };
         self.broken = false;
         let all = taken == bytes.len();
@@ -307,7 +348,7 @@ impl Connection {
                 self.stage = Stage::Open;
             }
         }
-        let more = session.take(&mut bytes[taken..], index, limits, brought, hear);
+        let more = session.take(&mut bytes[taken..], index, limits, &mut self.pulse, brought, hear);
         self.spoken |= brought.complete;
         taken + more
     }
@@ -328,6 +369,11 @@ impl Connection {
                 Frame::More => break,
                 Frame::Keepalive { len, ping } => {
                     taken += len;
+                    if !self.pulse.beat() {
+                        hear(Heard::Refused(crate::wire::Reason::KeepaliveFlood, &[]));
+                        brought.end = Some(Reason::Keepalives);
+                        break;
+                    }
                     brought.pings += usize::from(ping);
                     self.spoken = true;
                     hear(Heard::Keepalive);
@@ -335,6 +381,7 @@ impl Connection {
                 Frame::Message { len } => {
                     taken += len;
                     self.spoken = true;
+                    self.pulse.rest();
                     hear(Heard::Message(&rest[..len]));
                 }
                 Frame::Refused { reason, head } => {
@@ -360,6 +407,7 @@ impl Connection {
     /// Sends whole messages, or keeps them until the peer takes more. `Err`: it cannot go on; they are kept all the same, to
     /// be told.
     pub fn send(&mut self, bytes: &[u8], limits: &Limits, now_ms: u64) -> Result<(), Reason> {
+        self.said_ms = now_ms;
         if !self.output.is_empty() || matches!(self.stage, Stage::Connecting | Stage::Handshake) {
             if self.output.is_empty() {
                 self.stuck_ms = now_ms;
@@ -502,7 +550,7 @@ impl Connection {
             Stage::Introduction | Stage::Upgrade | Stage::Open => {}
         }
         let mut due = if self.spoken || self.dialed {
-            (self.heard_ms + limits.idle_ms, Reason::Idle)
+            (self.heard_ms.max(self.said_ms) + limits.idle_ms, Reason::Idle)
         } else {
             (self.opened_ms + limits.first_message_ms, Reason::FirstMessage)
         };

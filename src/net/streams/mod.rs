@@ -10,6 +10,7 @@ mod handshakes;
 mod introduction;
 mod pipe;
 mod reading;
+mod rest;
 mod tls;
 mod websocket;
 mod wheel;
@@ -25,6 +26,7 @@ use self::{
     connection::{Connection, Stage},
     handshakes::Handshakes,
     pipe::Pipe,
+    rest::Rest,
     tls::Session,
     wheel::Wheel,
 };
@@ -48,8 +50,8 @@ const READS: usize = 64;
 const READ: usize = 64 * 1024;
 /// After a connection to a backend failed, how long messages to it fail at once, in milliseconds.
 const PAUSE_MS: u64 = 1_000;
-/// A slot rests so long before it is given again, where there are others: the id of who had it stays known as closed.
-const REST_MS: u64 = 60_000;
+/// Slots of a core beyond twice its share of the connections that may be accepted.
+const MORE_SLOTS: usize = 1_024;
 
 /// Limits of one connection.
 #[derive(Clone, Copy, Debug)]
@@ -57,6 +59,8 @@ pub struct Limits {
     /// Bytes that may wait for a slow reader.
     pub output: usize,
     pub idle_ms: u64,
+    /// Keep-alives that may come in a second without a message among them.
+    pub keepalives: u32,
     /// For the first message of a new connection; for a message from its first byte to its last; without progress while
     /// output waits; to connect.
     pub first_message_ms: u64,
@@ -84,6 +88,8 @@ pub enum Reason {
     OutputTime,
     /// What came cannot be framed.
     Framing,
+    /// More keep-alives than anybody needs.
+    Keepalives,
     ConnectFailed,
     ConnectTime,
     HandshakeTime,
@@ -125,6 +131,7 @@ impl Reason {
             Reason::Output => Counter::ClosedOutput,
             Reason::OutputTime => Counter::ClosedOutputTime,
             Reason::Framing => Counter::ClosedFraming,
+            Reason::Keepalives => Counter::ClosedKeepalives,
             Reason::ConnectFailed => Counter::ClosedConnectFailed,
             Reason::ConnectTime => Counter::ClosedConnectTime,
             Reason::HandshakeTime => Counter::ClosedHandshakeTime,
@@ -195,8 +202,9 @@ pub struct Streams {
     /// The token of slot 0.
     first_token: usize,
     slots: Vec<Slot>,
-    /// Slots to be given again, with the time of their close; the oldest first.
-    free: VecDeque<(u32, u64)>,
+    /// With so many slots none is made while one can be given again.
+    most_slots: usize,
+    rest: Rest,
     /// By listener and address.
     dialed: HashMap<(u8, SocketAddr), u32>,
     /// Until when these are not called again, and what they failed for.
@@ -221,12 +229,14 @@ pub struct Streams {
 
 impl Streams {
     pub fn new(ground: Ground, registry: Registry, first_token: usize, now: Now) -> Streams {
+        let share = ground.sources.limits().most.div_ceil(ground.all.cores());
         Streams {
+            most_slots: (2 * share).saturating_add(MORE_SLOTS),
             ground,
             registry,
             first_token,
             slots: Vec::new(),
-            free: VecDeque::new(),
+            rest: Rest::default(),
             dialed: HashMap::default(),
             failed: HashMap::default(),
             ready: VecDeque::new(),
@@ -316,14 +326,11 @@ impl Streams {
 
     /// Gives a connection its slot.
     fn open(&mut self, mut connection: Connection, now: Now) -> io::Result<u32> {
-        let rested = self.free.front().is_some_and(|(_, closed)| closed + REST_MS <= now.mono_ms);
-        let slot = match self.free.front() {
-            Some(&(slot, _)) if rested || self.slots.len() >= MOST_SLOTS => {
-                self.free.pop_front();
-                slot
-            }
-            _ if self.slots.len() >= MOST_SLOTS => return Err(io::ErrorKind::OutOfMemory.into()),
-            _ => {
+        let full = self.slots.len() >= self.most_slots;
+        let slot = match self.rest.take(full, now.mono_ms) {
+            Some(slot) => slot,
+            None if self.slots.len() >= MOST_SLOTS => return Err(io::ErrorKind::OutOfMemory.into()),
+            None => {
                 self.slots.push(Slot::default());
                 (self.slots.len() - 1) as u32
             }
@@ -335,7 +342,7 @@ impl Streams {
         let registered =
             self.registry.register(connection.pipe.socket(), token, Interest::READABLE | Interest::WRITABLE);
         if let Err(error) = registered {
-            self.free.push_back((slot, now.mono_ms));
+            self.rest.put(slot, connection.generation, now.mono_ms);
             return Err(error);
         }
         let about = About {
@@ -494,17 +501,54 @@ impl Streams {
         }
     }
 
+    /// What comes for this backend goes by another connection.
+    fn call_no_more(&mut self, slot: u32, listener: u8, to: SocketAddr) {
+        if self.dialed.get(&(listener, to)) == Some(&slot) {
+            self.dialed.remove(&(listener, to));
+        }
+    }
+
     /// Ends those that are to end and have nothing left to say.
     pub fn settle(&mut self, now: Now) {
         while let Some(slot) = self.ending.pop() {
             let Some(connection) = self.slots[slot as usize].held.as_deref_mut() else { continue };
             let Stage::Ending(reason) = connection.stage else { continue };
-            if connection.queued() == 0 && !connection.is_shut() && !connection.shut(now.mono_ms) {
+            let said = connection.queued() == 0;
+            // Who has ended has nothing to say that we would wait for.
+            if said && (connection.ended || !connection.is_shut() && !connection.shut(now.mono_ms)) {
                 self.close(slot, reason, now);
             } else {
                 self.rearm(slot);
             }
         }
+    }
+
+    /// The process is to end. Backends have what they were sent: our side of their connections is shut, the kernel delivers what
+    /// it holds, and what they say meanwhile is heard as before. To be called again for those by which something waits.
+    pub fn part(&mut self, now: Now) {
+        for slot in 0..self.slots.len() as u32 {
+            let Some(connection) = self.held(slot) else { continue };
+            if !connection.dialed || connection.stage != Stage::Open || connection.is_shut() {
+                continue;
+            }
+            // Without it the kernel drops what it holds.
+            let _ = connection.pipe.linger();
+            if connection.queued() > 0 {
+                continue;
+            }
+            let (listener, to) = (connection.listener, connection.peer);
+            if connection.shut(now.mono_ms) {
+                self.call_no_more(slot, listener, to);
+            } else {
+                self.close(slot, Reason::Reset, now);
+            }
+        }
+    }
+
+    /// Backends have not taken all from which we have parted.
+    pub fn is_parting(&self) -> bool {
+        let mut held = self.slots.iter().filter_map(|slot| slot.held.as_deref());
+        held.any(|c| c.dialed && c.is_shut() && c.pipe.is_under_way())
     }
 
     /// Ends what is too late; called once a second.
@@ -587,10 +631,10 @@ impl Streams {
             heard_ms: connection.heard_ms,
             reason: reason.counter().label().unwrap_or_default(),
         });
-        self.free.push_back((slot, now.mono_ms));
+        self.rest.put(slot, id.generation, now.mono_ms);
         let listener = connection.listener;
         let target = if connection.dialed {
-            self.dialed.remove(&(listener, connection.peer));
+            self.call_no_more(slot, listener, connection.peer);
             Target::Connect { listener, from: None, to: connection.peer }
         } else {
             self.uncount(connection.peer, connection.unnamed);

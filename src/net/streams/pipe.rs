@@ -6,11 +6,14 @@
 use std::{
     io::{self, Read, Write},
     net::Shutdown,
+    os::fd::AsFd,
 };
 
 use mio::net::TcpStream;
+use socket2::SockRef;
 
 use super::tls::Session;
+use crate::net::sys;
 
 pub struct Pipe {
     socket: TcpStream,
@@ -92,6 +95,16 @@ impl Pipe {
             // Who does not hear it sees the end.
             let _ = tls.shut(&mut self.socket);
         }
+    }
+
+    /// Once it is closed the kernel goes on with what it has for the peer (`tcp::dial` has it drop that).
+    pub fn linger(&self) -> io::Result<()> {
+        SockRef::from(&self.socket).set_linger(None)
+    }
+
+    /// The peer's kernel has not acknowledged all that was written.
+    pub fn is_under_way(&self) -> bool {
+        sys::unacknowledged(self.socket.as_fd()).is_ok_and(|bytes| bytes > 0)
     }
 
     /// Nothing more will be written; the peer is told.

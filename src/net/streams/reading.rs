@@ -59,7 +59,7 @@ impl Streams {
         let greeting = connection.stage == Stage::Handshake;
         let ends = Ends { listener: connection.listener, local: connection.local, peer: connection.peer, id };
         let mut enough = false;
-        let (index, limits) = (&mut self.index, &self.ground.wire);
+        let (index, limits) = (&mut self.index, (&self.ground.wire, &self.ground.limits));
         let brought = connection.read(&mut self.buffer, index, limits, now.mono_ms, &mut |heard| {
             enough |= hear(&ends, heard);
         });
@@ -93,6 +93,10 @@ impl Streams {
         match brought.end {
             // A WebSocket that says goodbye is answered, which may have to wait.
             Some(reason) if says || reason.is_told(connection.dialed) => self.farewell(slot, reason),
+            // What it has asked before in this turn is answered yet. What is for a backend goes by another connection.
+            Some(Reason::Peer) if connection.stage == Stage::Open && !connection.dialed => {
+                self.farewell(slot, Reason::Peer);
+            }
             Some(reason) => self.close(slot, reason, now),
             None if brought.pings > 0 => self.pong(slot, brought.pings, now),
             None => self.rearm(slot),
@@ -102,9 +106,12 @@ impl Streams {
     /// It ends once what waits is sent.
     fn farewell(&mut self, slot: u32, reason: Reason) {
         self.leave_greeting(slot);
-        if let Some(connection) = self.held(slot) {
-            connection.stage = Stage::Ending(reason);
-            self.ending.push(slot);
+        let Some(connection) = self.held(slot) else { return };
+        connection.stage = Stage::Ending(reason);
+        let (dialed, listener, peer) = (connection.dialed, connection.listener, connection.peer);
+        self.ending.push(slot);
+        if dialed {
+            self.call_no_more(slot, listener, peer);
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{
     Reason,
-    connection::{Brought, Heard},
+    connection::{Brought, Heard, Pulse},
 };
 use crate::{
     stats::Counter,
@@ -85,6 +85,7 @@ impl Session {
         bytes: &mut [u8],
         index: &mut Index,
         limits: &WireLimits,
+        pulse: &mut Pulse,
         brought: &mut Brought,
         hear: &mut dyn FnMut(Heard<'_>),
     ) -> usize {
@@ -107,9 +108,11 @@ impl Session {
             };
             match unit {
                 Unit::More | Unit::Piece => {}
+                Unit::Ping(_) | Unit::Pong if !pulse.beat() => too_many(brought, hear),
+                Unit::Pong => {}
                 Unit::Message(message) => {
                     brought.complete = true;
-                    if let Err(code) = one_message(message, index, limits, brought, hear) {
+                    if let Err(code) = one_message(message, index, limits, pulse, brought, hear) {
                         self.code = code;
                         brought.end = Some(Reason::Framing);
                     }
@@ -132,21 +135,32 @@ impl Session {
     }
 }
 
+/// Keep-alives beyond what a connection may bring in a second.
+fn too_many(brought: &mut Brought, hear: &mut dyn FnMut(Heard<'_>)) {
+    hear(Heard::Refused(wire::Reason::KeepaliveFlood, &[]));
+    brought.end = Some(Reason::Keepalives);
+}
+
 /// `Err`: the code with which to close.
 fn one_message(
     message: &[u8],
     index: &mut Index,
     limits: &WireLimits,
+    pulse: &mut Pulse,
     brought: &mut Brought,
     hear: &mut dyn FnMut(Heard<'_>),
 ) -> Result<(), u16> {
     let (frame, message) = whole(message, index, limits);
     match frame {
+        Frame::Keepalive { .. } if !pulse.beat() => too_many(brought, hear),
         Frame::Keepalive { ping, .. } => {
             brought.pings += usize::from(ping);
             hear(Heard::Keepalive);
         }
-        Frame::Message { len } => hear(Heard::Message(&message[..len])),
+        Frame::Message { len } => {
+            pulse.rest();
+            hear(Heard::Message(&message[..len]));
+        }
         Frame::Refused { reason, head } => {
             hear(Heard::Refused(reason, &message[..head]));
             return Err(if reason == wire::Reason::TooLarge {
