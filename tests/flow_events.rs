@@ -783,8 +783,11 @@ fn options_find_out_who_is_gone() {
     assert_eq!(from, scene.phones());
     phone.answer(scene.phones(), &options, "501 No", "x", "");
     until(&scene, "tidings_own_requests_total", "refused", 1.0);
-    // What comes from now on is left without an answer.
+    // What comes from now on is left without an answer. Another does not know OPTIONS, but speaks.
+    let bob = scene.party(32);
+    scene.register(&bob, &pbx, "bob", "<sip:bob@10.0.0.2>");
     wait_for("the flow to be taken for gone", Duration::from_secs(60), || {
+        bob.send(scene.phones(), "\r\n\r\n");
         (scene.router.metrics().sum("tidings_keepalive_dead_total", &[]) >= 1.0).then_some(())
     });
     assert_eq!(scene.router.metrics().sum("tidings_unreachable_flows", &[]), 1.0);
