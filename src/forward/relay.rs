@@ -112,6 +112,7 @@ impl Proxy {
             transaction,
             loop_hash,
         };
+        // What was refused until here is counted by `bears`.
         self.may_begin(&request)?;
         if let Some(package) = package {
             self.stats.package(turn.table.rules.package_series(package), method);

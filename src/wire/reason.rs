@@ -111,6 +111,20 @@ impl Reason {
         let broken = Reason::TooLarge as usize <= at && at <= Reason::CSeqMethod as usize;
         broken || matches!(self, Reason::NotSip | Reason::Version | Reason::BrokenResponse)
     }
+
+    /// The message can be read, but goes nowhere whatever the table says: it is refused before it is counted as something
+    /// that its sender begins, and must be counted all the same (SPEC 10).
+    pub const fn is_hopeless(self) -> bool {
+        matches!(
+            self,
+            Reason::UriScheme
+                | Reason::MaxForwards
+                | Reason::ProxyRequire
+                | Reason::NoEvent
+                | Reason::Loop
+                | Reason::Side
+        )
+    }
 }
 
 #[cfg(test)]
@@ -127,6 +141,7 @@ mod tests {
                     Reason::TooLarge | Reason::NotSip | Reason::Version | Reason::BrokenResponse
                 );
             assert_eq!(reason.is_malformed(), expected, "{}", reason.label());
+            assert!(!(reason.is_malformed() && reason.is_hopeless()), "{}", reason.label());
         }
     }
 }
