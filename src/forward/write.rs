@@ -23,7 +23,7 @@ use crate::{
         name::same_name,
         put,
         reply::{return_address, stamp},
-        token::{Bound, Flow, PathToken, Publication, RouteToken, Side, ViaToken, flow_hash, tag_hash},
+        token::{Bound, Flow, PathToken, Publication, RouteToken, Side, ViaToken, tag_hash},
     },
 };
 
@@ -183,7 +183,7 @@ fn write_via(
         from_backend: request.source.is_backend(),
         bound: match &plan.hop {
             Hop::Backend { .. } => Bound::Backend,
-            Hop::Client { flow, .. } => Bound::Client(flow_hash(flow)),
+            Hop::Client { flow, .. } => setup.ring.bound(flow),
         },
         branch,
         loop_hash: request.loop_hash,
