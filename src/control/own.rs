@@ -23,7 +23,7 @@ use crate::{
     stats::{Process, ProcessCounter, ProcessGauge},
     wire::{
         Transport,
-        token::{Bound, Flow, ViaToken, flow_hash},
+        token::{Bound, Flow, ViaToken},
     },
     worker,
 };
@@ -110,7 +110,7 @@ impl Own {
         let (index, listener) = fits.min_by_key(|(_, listener)| rank(listener.side))?;
         let local = if listener.wildcard { Some(udp::source_for(address)?) } else { None };
         let there = Flow::Datagram { listener: listener.id, local: None, peer: address };
-        let bound = Bound::Client(flow_hash(&there));
+        let bound = self.setup.ring.bound(&there);
         Some(self.way(index as u8, address, transport, local, (bound, Reader::Backend)))
     }
 
@@ -118,7 +118,7 @@ impl Own {
     pub fn to_flow(&self, flow: Flow) -> Option<Way> {
         let Flow::Datagram { listener, local, peer } = flow else { return None };
         let index = self.setup.by_id(listener)?;
-        let bound = Bound::Client(flow_hash(&flow));
+        let bound = self.setup.ring.bound(&flow);
         Some(self.way(index, peer, Transport::Udp, local, (bound, Reader::Client)))
     }
 

@@ -290,9 +290,9 @@ impl Proxy {
     }
 }
 
-/// The token in our Via on a request that we sent (SPEC 3.6).
-pub(super) fn sent_token(view: &View<'_>, ring: &Ring) -> Option<ViaToken> {
+/// The token in our Via on a request that we sent (SPEC 3.6), and the id of its key.
+pub(super) fn sent_token(view: &View<'_>, ring: &Ring) -> Option<(ViaToken, u8)> {
     let Start::Request { .. } = view.start() else { return None };
     let via = Via::parse(view.items(HeaderId::Via).next()?.value)?;
-    ViaToken::decode(via.branch.strip_prefix(super::COOKIE)?, ring).ok().map(|(token, _)| token)
+    ViaToken::decode(via.branch.strip_prefix(super::COOKIE)?, ring).ok()
 }

@@ -3,6 +3,9 @@
 //!
 //! The BYE itself ends the record, not its answer: whoever sends one is done (RFC 3261 15.1.1), and one to a backend that
 //! died is never answered. Of two backends that call each other the one that answers has the record.
+//!
+//! A backend's 2xx is taken at its word. A client's counts where its INVITE rings, and once: a phone that would write any
+//! number of them would fill a backend's `max_calls`. So of several phones that answer one INVITE the first has the record.
 
 use std::sync::Arc;
 
@@ -28,7 +31,9 @@ impl Proxy {
                     _ => return,
                 };
                 let state = &request.table.pools.backend(at).state;
-                let recorded = shared.calls.put(branch, state, calls::RINGING_S, request.turn.now);
+                let Essentials { call_id, from_tag, .. } = *request.essentials;
+                let key = self.ringing(request.setup, call_id, from_tag, branch);
+                let recorded = shared.calls.put(key, state, calls::RINGING_S, request.turn.now);
                 self.count_call(recorded, false);
             }
             (Method::Bye, Some(_)) => {
@@ -48,17 +53,22 @@ impl Proxy {
         from: Source,
         code: u16,
     ) {
-        let shared = turn.shared;
-        if code < 300
+        let calls = &turn.shared.calls;
+        let Ok((from_party, to_party)) = response.parties() else { return };
+        let (from_tag, to_tag) = (from_party.tag().unwrap_or_default(), to_party.tag().unwrap_or_default());
+        let ringing = self.ringing(turn.setup, response.call_id, from_tag, token.branch);
+        let rang = calls.end(ringing, turn.now);
+        if code >= 300 {
+            return;
+        }
+        let key = self.dialog(turn.setup, response.call_id, (from_tag, to_tag));
+        // In a dialog nothing rings: what is known is renewed.
+        if (rang || from.is_backend() || calls.knows(key, turn.now))
             && let Some(backend) = party(turn, token, from)
-            && let Ok((from, to)) = response.parties()
         {
-            let tags = (from.tag().unwrap_or_default(), to.tag().unwrap_or_default());
-            let key = self.dialog(turn.setup, response.call_id, tags);
-            let recorded = shared.calls.put(key, backend, calls::CALL_S, turn.now);
+            let recorded = calls.put(key, backend, calls::CALL_S, turn.now);
             self.count_call(recorded, true);
         }
-        shared.calls.end(token.branch, turn.now);
     }
 
     /// Is it of a call that goes on, or ended a moment ago?
@@ -77,10 +87,19 @@ impl Proxy {
         self.dialog(request.setup, call_id, (from_tag, to_tag.unwrap_or_default()))
     }
 
+    /// An INVITE that rings: its branch, bound to the Call-ID and the From tag that its answer must have.
+    fn ringing(&mut self, setup: &Setup, call_id: &[u8], from_tag: &[u8], branch: u64) -> u64 {
+        self.keyed(setup, &[call_id, from_tag]) ^ branch
+    }
+
     /// Call-ID and both tags, whoever asks.
     fn dialog(&mut self, setup: &Setup, call_id: &[u8], (a, b): (&[u8], &[u8])) -> u64 {
+        self.keyed(setup, &[call_id, a.min(b), a.max(b)])
+    }
+
+    fn keyed(&mut self, setup: &Setup, parts: &[&[u8]]) -> u64 {
         self.text.clear();
-        for part in [call_id, a.min(b), a.max(b)] {
+        for part in parts {
             hash::part(&mut self.text, part);
         }
         setup.ring.hash(&self.text)

@@ -1,4 +1,7 @@
 //! Where a request goes: token, foreign Route of a backend, pin, table, in this order (SPEC 3.4, 4.4, 7.1).
+//!
+//! A pin goes before the table for CANCEL and ACK only, which are nothing by themselves. For all else the table says what
+//! becomes of it, and a pin which backend or flow it is: rules look at more than a pin's key holds.
 
 use super::{
     Proxy,
@@ -9,8 +12,8 @@ use super::{
     write::Plan,
 };
 use crate::{
-    live::PinTarget,
-    route::{Action, BackendRef, Facts, Pick, Recorder, Rule, Source},
+    live::{Pin, PinTarget},
+    route::{Action, BackendRef, Facts, Pick, Recorder, Rule, Source, Table},
     stats::Counter,
     wire::{Method, Reason, Uri, token::Flow},
 };
@@ -73,20 +76,14 @@ impl Proxy {
             return hop.map_or_else(Outcome::from, plan);
         }
         let mark = self.mark(request);
-        let ours = matches!(mark, Mark::Ours(_));
         // A token that counts goes before a pin (SPEC 3.4).
-        let pinned = if ours { None } else { self.pinned(request) };
-        if R::ON
-            && let Some(hop) = &pinned
-        {
-            rec.step("pin", format_args!("{}", hop_text(hop)));
-        }
+        let pinned = if let Mark::None | Mark::Foreign = mark { self.pinned(request) } else { None };
         self.by_table(request, &hops, pinned, &mark, rec)
     }
 
     /// The pin's hop, where there is one that still serves: a CANCEL or an ACK follows its INVITE anywhere, anything
     /// else only to what the table still uses.
-    fn pinned(&self, request: &Request<'_>) -> Option<Hop> {
+    fn pinned(&self, request: &Request<'_>) -> Option<Pinned> {
         // Its key is made of two hashes.
         if self.pins.is_empty() {
             return None;
@@ -119,31 +116,33 @@ impl Proxy {
             Hop::Backend { at, .. } => at.is_some_and(|at| request.table.pools.carries(at)),
             Hop::Client { .. } => true,
         };
-        (serves || request.is_cancel_or_ack()).then_some(hop)
+        let swapped = pin.table != request.table.version as u8 & 15;
+        (serves || request.is_cancel_or_ack()).then_some(Pinned { hop, pin, swapped })
+    }
+
+    /// A pin decides.
+    fn pin_hit<R: Recorder>(&self, hop: &Hop, rec: &mut R) {
+        self.stats.add(Counter::PinHits, 1);
+        if R::ON {
+            rec.step("pin", format_args!("{}", hop_text(hop)));
+        }
     }
 
     fn by_table<'t, R: Recorder>(
         &mut self,
         request: &Request<'t>,
         hops: &Hops<'t>,
-        pinned: Option<Hop>,
+        pinned: Option<Pinned>,
         mark: &Mark,
         rec: &mut R,
     ) -> Outcome<'t> {
         let table = request.table;
         let facts = request.facts();
         let rule = table.rules.decide(&facts, &table.pools, &mut self.scratch, rec);
-        let routes_it =
-            |rule: &&Rule| matches!(rule.action, Action::Route(_) | Action::Flow | Action::RequestUri);
-        if let Some(hop) = pinned {
-            self.stats.add(Counter::PinHits, 1);
-            return match hops.admits(mark, &hop) {
-                Ok(()) => {
-                    let rule = rule.filter(routes_it);
-                    Outcome::Forward(Plan { hop, rule, token: None, unwrap: false })
-                }
-                Err(refused) => refused.into(),
-            };
+        if let Some(Pinned { hop, .. }) = pinned.filter(|_| request.is_cancel_or_ack()) {
+            self.pin_hit(&hop, rec);
+            let rule = rule.filter(|rule| routes(rule));
+            return Outcome::Forward(Plan { hop, rule, token: None, unwrap: false });
         }
         let Some(rule) = rule else {
             let uri = request.routes.uri();
@@ -152,7 +151,9 @@ impl Proxy {
             return self.unmatched(request, if ours { Reason::NoRule } else { Reason::NotOurs });
         };
         self.stats.rule(rule.series);
-        if let Some(limit) = rule.limit.as_ref().filter(|_| !request.is_cancel_or_ack() && !R::ON)
+        let pinned = pinned.filter(|pinned| pinned.stands_for(rule, table));
+        let free = request.is_cancel_or_ack() || pinned.is_some_and(|pinned| pinned.is_of(request));
+        if let Some(limit) = rule.limit.as_ref().filter(|_| !free && !R::ON)
             && !limit.take(request.turn.now)
         {
             self.stats.add(Counter::RuleLimited, 1);
@@ -163,20 +164,24 @@ impl Proxy {
             _ => None,
         };
         let by_mark = || hops.by_mark(mark, pool);
-        let hop = &match rule.action {
-            Action::Route(pool) => {
-                by_mark().unwrap_or_else(|| self.balance(request, &facts, hops, pool, rec))
+        let hop = &match (pinned, &rule.action) {
+            (Some(Pinned { hop, .. }), _) => {
+                self.pin_hit(&hop, rec);
+                Ok(hop)
             }
-            Action::Flow => by_mark().unwrap_or_else(|| hops.by_flow(request.routes.uri())),
-            Action::RequestUri => by_mark().unwrap_or_else(|| {
+            (None, Action::Route(pool)) => {
+                by_mark().unwrap_or_else(|| self.balance(request, &facts, hops, *pool, rec))
+            }
+            (None, Action::Flow) => by_mark().unwrap_or_else(|| hops.by_flow(request.routes.uri())),
+            (None, Action::RequestUri) => by_mark().unwrap_or_else(|| {
                 let hop = hops.by_uri(request.routes.uri())?;
                 hops.carried(&hop).map_err(|refused| silenced(request, &hop, refused))?;
                 Ok(hop)
             }),
-            Action::Reply { .. } | Action::RedirectUri(_) | Action::RedirectPool(_) => {
+            (None, Action::Reply { .. } | Action::RedirectUri(_) | Action::RedirectPool(_)) => {
                 return Outcome::Answer(rule);
             }
-            Action::Drop => return Outcome::Drop,
+            (None, Action::Drop) => return Outcome::Drop,
         };
         let unwrap = matches!(mark, Mark::Ours(_));
         if R::ON && *mark != Mark::None {
@@ -228,6 +233,39 @@ impl Proxy {
     ) -> Pick {
         request.table.pools.pick(pool, facts, &request.setup.names, sender, &mut self.text, rec)
     }
+}
+
+/// Where a pin leads.
+#[derive(Clone, Copy)]
+struct Pinned {
+    hop: Hop,
+    pin: Pin,
+    /// Another table has decided than is in force.
+    swapped: bool,
+}
+
+impl Pinned {
+    /// Is it one of those among which the rule chooses? A backend of another pool is where the table has moved since, not
+    /// where another header led the request.
+    fn stands_for(&self, rule: &Rule, table: &Table) -> bool {
+        match (&rule.action, &self.hop) {
+            (Action::Route(pool), &Hop::Backend { addr, transport, .. }) => {
+                let places = table.pools.at_address(addr, transport);
+                self.swapped || places.iter().any(|at| at.pool == *pool)
+            }
+            (Action::Flow, Hop::Client { .. }) | (Action::RequestUri, _) => true,
+            _ => false,
+        }
+    }
+
+    /// Is the request a retransmission of what left the pin?
+    fn is_of(&self, request: &Request<'_>) -> bool {
+        self.pin.transaction == request.pin_transaction()
+    }
+}
+
+fn routes(rule: &Rule) -> bool {
+    matches!(rule.action, Action::Route(_) | Action::Flow | Action::RequestUri)
 }
 
 /// A PUBLISH over UDP that no backend of the pool can take is met with silence, unless the pool says 503: an Asterisk

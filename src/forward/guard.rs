@@ -23,9 +23,10 @@ pub enum Guard {
 }
 
 impl Proxy {
-    /// A malformed message: false where its sender has had answers enough.
+    /// A message that is malformed, or refused before `may_begin` was asked: false where its sender has had answers enough.
+    /// Not counted as what it begins: whoever forges a phone's address takes no calls from it by these.
     pub(super) fn bears(&mut self, turn: &Turn<'_>, reason: Reason) -> bool {
-        if turn.guard != Guard::Limited || !reason.is_malformed() {
+        if turn.guard != Guard::Limited || !(reason.is_malformed() || reason.is_hopeless()) {
             return true;
         }
         match self.buckets.malformed(turn.arrival.peer.ip(), turn.now) {

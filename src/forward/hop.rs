@@ -13,7 +13,7 @@ use crate::{
     route::{BackendRef, Pools, Source, Table, balance},
     wire::{
         Essentials, Method, Reason, Transport, Uri, ip,
-        token::{Flow, RouteToken, Side, flow_hash, tag_hash},
+        token::{Flow, RouteToken, Side, tag_hash},
     },
 };
 
@@ -151,26 +151,23 @@ impl Hops<'_> {
             Tokens::Path { token, ob, .. } => {
                 Some(self.flow(&token.flow).map_err(|s| self.dead(Some(s), Some(*ob))))
             }
-            Tokens::Route(list) => Some(self.by_route_tokens(list.iter().map(|(token, _)| token), routes)),
+            Tokens::Route(list) => Some(self.by_route_tokens(list, routes)),
         }
     }
 
-    fn by_route_tokens<'t>(
-        &self,
-        tokens: impl Iterator<Item = &'t RouteToken>,
-        routes: &Routes<'_>,
-    ) -> Result<Hop, Refused> {
+    /// `tokens`: with the ids of their keys.
+    fn by_route_tokens(&self, tokens: &[(RouteToken, u8)], routes: &Routes<'_>) -> Result<Hop, Refused> {
         let mut from_backend = self.source.is_backend();
         let mut decided = Err(Reason::DeadRoute.into());
         let mut first = None;
-        for token in tokens {
+        for keyed @ (token, _) in tokens {
             from_backend &= first.is_some() || !self.is_client_of(token);
             if token.router != self.setup.router {
                 return Err(self.dead(None, None));
             }
             decided = match self.receiver(token, from_backend)? {
                 Side::Client(flow) => {
-                    if !self.source.is_backend() && !first.is_some_and(|first| self.is_callers(first, token))
+                    if !self.source.is_backend() && !first.is_some_and(|first| self.is_callers(first, keyed))
                     {
                         return Err(Reason::TokenSide.into());
                     }
@@ -180,7 +177,7 @@ impl Hops<'_> {
             };
             // A PBX between two tokens did not record-route: the next is applied as from its side.
             from_backend = true;
-            first = first.or(Some(token));
+            first = first.or(Some(keyed));
         }
         decided
     }
@@ -199,11 +196,12 @@ impl Hops<'_> {
     /// May a client use these two tokens at once, past the PBX between them? Who holds a token may send to a backend by it; to
     /// another client only the one whose flow the first names, in the dialog of these two: the later token was written with
     /// the earlier one's client in it.
-    fn is_callers(&self, first: &RouteToken, last: &RouteToken) -> bool {
+    fn is_callers(&self, (first, first_key): &(RouteToken, u8), (last, last_key): &(RouteToken, u8)) -> bool {
         let (Some((_, own)), Some((_, other))) = (first.client(), last.client()) else { return false };
         let moved = || self.shared.moved.find(*own, tag_hash(self.essentials.from_tag), self.now);
         (self.is_client_of(first) || moved().is_some_and(|flow| flow.without_local() == self.sender()))
-            && (last.tag == flow_hash(own) || first.tag == flow_hash(other))
+            && (last.tag == self.setup.ring.flow_hash(*last_key, own)
+                || first.tag == self.setup.ring.flow_hash(*first_key, other))
     }
 
     /// The side of a token to which its sender's request goes.

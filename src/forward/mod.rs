@@ -39,7 +39,7 @@ use crate::{
         Edits, Index, Reason, Start,
         reply::Stamp,
         stun,
-        token::{Bound, Flow, flow_hash},
+        token::{Bound, Flow},
     },
 };
 
@@ -259,9 +259,9 @@ impl Core {
             let flow = Flow::Datagram { listener: out_by.id, local: None, peer: to };
             // Anybody can write an ICMP error. One is believed where it quotes a request that we sent there, by the token in
             // our Via; another makes a backend's probe due, and no more.
-            let proven = token.as_ref().is_some_and(|token| match token.bound {
+            let proven = token.as_ref().is_some_and(|(token, key_id)| match token.bound {
                 Bound::Backend => of_backend,
-                Bound::Client(hash) => hash == flow_hash(&flow),
+                Bound::Client(hash) => hash == setup.ring.flow_hash(*key_id, &flow),
             });
             for &at in listed {
                 let backend = table.pools.backend(at);
@@ -281,7 +281,7 @@ impl Core {
         let (source, guard) = (Source::Trusted, Guard::Exempt);
         let stamp = &Stamp::NONE;
         let turn = Turn { now, setup, shared, table, arrival: &arrival, source, guard, stamp };
-        if let (Some(view), Some(token)) = (view, token) {
+        if let (Some(view), Some((token, _))) = (view, token) {
             proxy.undeliverable(&turn, &view, &token, why, out);
         }
     }

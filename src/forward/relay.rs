@@ -113,6 +113,7 @@ impl Proxy {
             transaction,
             loop_hash,
         };
+        // What was refused until here is counted by `bears`.
         self.may_begin(&request)?;
         if let Some(package) = package {
             self.stats.package(turn.table.rules.package_series(package), method);
@@ -231,7 +232,9 @@ impl Proxy {
             }
             Hop::Client { flow: Flow::Stream { id, .. }, listener, .. } => (PinTarget::Stream(id), listener),
         };
-        if self.pins.put(request.pin_key(), Pin { target, listener }, seconds, request.turn.now) {
+        let (table, transaction) = (request.table.version as u8 & 15, request.pin_transaction());
+        let pin = Pin { target, listener, table, transaction };
+        if self.pins.put(request.pin_key(), pin, seconds, request.turn.now) {
             self.stats.add(Counter::PinsDropped, 1);
         }
     }

@@ -7,6 +7,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::{
     Arrival, Turn,
     guard::Guard,
+    hash,
     hop::Hops,
     routes::Routes,
     setup::{Setup, Shared},
@@ -60,10 +61,15 @@ impl<'a> Request<'a> {
         self.transaction ^ xxh3_64_with_seed(token, self.transaction)
     }
 
-    /// The key of its pin. The Request-URI is in it: what a pin is for has it equal, and nothing else of the same Call-ID and
-    /// From tag gets past the table by it.
+    /// The key of its pin. The Request-URI is in it: what a pin is for has it equal.
     pub fn pin_key(&self) -> u64 {
         Pins::key(self.who(), xxh3_64_with_seed(self.routes.ruri, self.transaction))
+    }
+
+    /// How its pin knows its retransmissions: by bits of its branch that no Record-Route tells. The hash is keyed, so that
+    /// nobody finds another transaction that has them.
+    pub fn pin_transaction(&self) -> u8 {
+        (hash::branch(self.transaction, self.essentials) >> 56) as u8
     }
 
     /// What rules may look at. A CANCEL and an ACK are decided as their INVITE (SPEC 7.1); what is stripped from a client's

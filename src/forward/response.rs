@@ -16,7 +16,7 @@ use crate::{
         HeaderId, Item, Method, NameAddr, Reason, Response, Span, Start, Uri, Via, View,
         inspect::inspect_response,
         ip, same,
-        token::{Bound, Fault, Flow, PathToken, RouteToken, ViaToken, flow_hash, is_text},
+        token::{Bound, Fault, Flow, PathToken, RouteToken, ViaToken, is_text},
     },
 };
 
@@ -79,15 +79,16 @@ impl Proxy {
         self.stats.received(Kind::Response(method), arrived.transport);
         let (token, key_id) = self.verified(&decoded, setup)?;
         let flow = arrived.flow(turn.arrival);
+        let hash_of = |flow: &Flow| setup.ring.flow_hash(key_id, flow);
         let expected = match token.bound {
             Bound::Backend => from.is_backend(),
             // Whom we called by a connection answers by it.
             Bound::Client(hash) if token.own => {
                 [flow, arrived.datagram(turn.arrival.local, turn.arrival.peer)]
                     .iter()
-                    .any(|flow| flow_hash(flow) == hash)
+                    .any(|flow| hash_of(flow) == hash)
             }
-            Bound::Client(hash) => hash == flow_hash(&flow),
+            Bound::Client(hash) => hash == hash_of(&flow),
         };
         if !expected {
             return Err(Reason::ResponseSource);

@@ -23,7 +23,7 @@ use crate::{
         name::same_name,
         put,
         reply::{return_address, stamp},
-        token::{Bound, Flow, PathToken, Publication, RouteToken, Side, ViaToken, flow_hash, tag_hash},
+        token::{Bound, Flow, PathToken, Publication, RouteToken, Side, ViaToken, tag_hash},
     },
 };
 
@@ -193,7 +193,7 @@ fn write_via(
         from_backend: request.source.is_backend(),
         bound: match &plan.hop {
             Hop::Backend { .. } => Bound::Backend,
-            Hop::Client { flow, .. } => Bound::Client(flow_hash(flow)),
+            Hop::Client { flow, .. } => setup.ring.bound(flow),
         },
         branch,
         loop_hash: request.loop_hash,
@@ -275,7 +275,7 @@ fn caller_below(request: &Request<'_>, plan: &Plan<'_>) -> Option<u32> {
         let user = setup.own_route(item.value)?;
         RouteToken::decode(user, &setup.ring, call_id).ok()
     });
-    ours.filter_map(|(token, _)| token.client().map(|(_, flow)| flow_hash(flow))).next()
+    ours.filter_map(|(token, _)| token.client().map(|(_, flow)| setup.ring.client_hash(flow))).next()
 }
 
 /// Which side of the token that a request came by is its sender's.

@@ -102,7 +102,7 @@ impl Buckets {
         }
     }
 
-    /// A client sent what no sound program writes.
+    /// A client sent what no sound program writes, or what can go nowhere.
     pub fn malformed(&mut self, ip: IpAddr, now: Now) -> Verdict {
         if self.rates.malformed.0 == 0 {
             return Verdict::Taken;

@@ -2,7 +2,7 @@
 //! drain to end.
 //!
 //! An INVITE that left counts until its final answer, so that a burst is not sent to whoever was the least busy before
-//! it; its 2xx leaves the record of the dialog, until a BYE or for 12 h. A record that ended stays a while as a mark:
+//! it; its 2xx leaves the record of the dialog, until a BYE or for 12 h. Whose 2xx does is for `forward::calls` to say. A record that ended stays a while as a mark:
 //! what is retransmitted late must not begin it anew. Shared by the cores, since a BYE may come by another than its
 //! INVITE; bounded, made whole at the start; a full set of eight drops its oldest.
 
@@ -102,16 +102,15 @@ impl Calls {
         if dropped { Recorded::Dropped } else { Recorded::New }
     }
 
-    /// The call is over.
-    pub fn end(&self, key: u64, now: Now) {
+    /// The call is over. True where it went on until now.
+    pub fn end(&self, key: u64, now: Now) -> bool {
         let second = second(now);
         let mut shard = self.shard(key).lock();
-        if let Some(slot) = shard.set(key).find(key, second)
-            && slot.backend.is_some()
-        {
-            self.release(slot);
-            *slot = Slot { key, ends_s: second + ENDED_S, backend: None };
-        }
+        let slot = shard.set(key).find(key, second).filter(|slot| slot.backend.is_some());
+        let Some(slot) = slot else { return false };
+        self.release(slot);
+        *slot = Slot { key, ends_s: second + ENDED_S, backend: None };
+        true
     }
 
     /// Is there a record, if only of the end?
@@ -206,8 +205,7 @@ mod tests {
         assert_eq!(calls.put(7, &pbx, CALL_S, at(2)), Recorded::Known);
         assert_eq!((pbx.calls(), calls.len()), (1, 1));
         assert!(calls.knows(7, at(3)) && !calls.knows(8, at(3)));
-        calls.end(7, at(3));
-        calls.end(7, at(3));
+        assert_eq!([7, 7, 8].map(|key| calls.end(key, at(3))), [true, false, false]);
         assert!(calls.knows(7, at(4)) && !calls.knows(7, at(90)), "a BYE may come again");
         assert_eq!((pbx.calls(), calls.len()), (0, 0));
         assert_eq!(

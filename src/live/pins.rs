@@ -1,7 +1,7 @@
 //! Pins of SPEC 7.1, per core: hash(Call-ID, From tag, source) -> target, 32 bytes each, for 32 s or 5 min.
 //!
-//! A retransmission, a CANCEL, an ACK and the retry after 401/407 look here first, so that a table swap or a health change
-//! does not send them elsewhere than their request. Bounded, set-associative, no allocation after `new`; a full set drops
+//! A retransmission, a CANCEL, an ACK and the retry after 401/407 look here, so that a table swap or a health change does not
+//! send them elsewhere than their request; what else a pin may decide is `forward::decide`'s. Bounded, set-associative, no allocation after `new`; a full set drops
 //! its oldest pin.
 //!
 //! A set keeps its pins newest first, so the oldest is the last, and the pin that a CANCEL looks for is met early.
@@ -24,17 +24,21 @@ pub enum PinTarget {
     Stream(FlowId),
 }
 
-/// `listener`: index of the listener by which it left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pin {
     pub target: PinTarget,
+    /// Index of the listener by which it left.
     pub listener: u8,
+    /// Low four bits of the version of the table that decided.
+    pub table: u8,
+    /// Eight bits of the hash of its transaction: a retransmission has them, a new transaction by chance only.
+    pub transaction: u8,
 }
 
 const WAYS: usize = 8;
 
-/// A stored pin. `rest`, from the low end: port 16 bits, expiry 24 (seconds of `mono_ms`, modulo: right for 97 days, and
-/// swept within minutes), aside 8, listener 8, form 4 (0: empty).
+/// A stored pin. `rest`, from the low end: port 16 bits, expiry 16 (seconds of `mono_ms`, modulo: right for 9 hours, and
+/// swept within minutes), transaction 8, aside 8, listener 8, form 4 (0: empty), table 4.
 #[derive(Clone, Copy, Default)]
 struct Slot {
     key: u64,
@@ -61,8 +65,11 @@ struct Aside {
 
 const ASIDES: usize = 255;
 const WHAT_MASK: u64 = (1 << 24) - 1;
-const EXPIRY_BITS: u32 = 24;
+const EXPIRY_BITS: u32 = 16;
 const EXPIRY_MASK: u64 = (1 << EXPIRY_BITS) - 1;
+/// Of `Slot::rest`.
+const TABLE_BITS: u64 = 15 << 60;
+const TRANSACTION_BITS: u64 = 255 << 32;
 
 pub struct Pins {
     sets: Box<[Set]>,
@@ -85,7 +92,8 @@ impl Pins {
         }
     }
 
-    /// Records or renews. True where a live pin had to go, or this one could not be kept.
+    /// Records or renews; one that is renewed with the same target keeps the table that chose it. True where a live pin had to
+    /// go, or this one could not be kept.
     pub fn put(&mut self, key: u64, pin: Pin, seconds: u32, now: Now) -> bool {
         let place = self.place(key);
         let same = self.sets[place].0.iter().position(|slot| slot.holds(key));
@@ -105,6 +113,9 @@ impl Pins {
         let set = &mut self.sets[place].0;
         set.copy_within(..way, 1);
         set[0] = Slot::new(key, pin, aside, expiry(seconds, now));
+        if same.is_some() && set[0].leads_as(&old) {
+            set[0].rest = set[0].rest & !TABLE_BITS | old.rest & TABLE_BITS;
+        }
         self.count += 1;
         dropped
     }
@@ -224,7 +235,7 @@ fn unpack(address: &[u8; 16]) -> FlowId {
 }
 
 fn expiry(seconds: u32, now: Now) -> u64 {
-    now.mono_ms.div_ceil(1000).wrapping_add(u64::from(seconds.min(86_400))) & EXPIRY_MASK
+    now.mono_ms.div_ceil(1000).wrapping_add(u64::from(seconds.min(1 << (EXPIRY_BITS - 2)))) & EXPIRY_MASK
 }
 
 impl Slot {
@@ -255,16 +266,21 @@ impl Slot {
     }
 
     fn rest(key: u64, rest: u64, pin: Pin, expiry: u64) -> Slot {
-        Slot { key, address: [0; 16], rest: rest | expiry << 16 | u64::from(pin.listener) << 48 }
+        let Pin { listener, table, transaction, .. } = pin;
+        let bits = u64::from(transaction) << 32 | u64::from(listener) << 48 | u64::from(table & 15) << 60;
+        Slot { key, address: [0; 16], rest: rest | expiry << 16 | bits }
     }
 
     fn pin(&self, aside_local: Option<IpAddr>, scope: u32) -> Pin {
+        let target = self.target(aside_local, scope);
+        let (listener, table) = ((self.rest >> 48) as u8, (self.rest >> 60) as u8);
+        Pin { target, listener, table, transaction: (self.rest >> 32) as u8 }
+    }
+
+    fn target(&self, aside_local: Option<IpAddr>, scope: u32) -> PinTarget {
         let form = self.form();
         if form == 7 {
-            return Pin {
-                target: PinTarget::Stream(unpack(&self.address)),
-                listener: (self.rest >> 48) as u8,
-            };
+            return PinTarget::Stream(unpack(&self.address));
         }
         let port = self.rest as u16;
         let four = |at: usize| {
@@ -278,11 +294,10 @@ impl Slot {
             let ip = Ipv6Addr::from(self.address);
             (SocketAddr::V6(SocketAddrV6::new(ip, port, 0, scope)), aside_local)
         };
-        let target = match form & 7 {
+        match form & 7 {
             6 => PinTarget::Datagram { local, peer: addr },
             n => PinTarget::Backend { addr, transport: Transport::ALL[n as usize - 1] },
-        };
-        Pin { target, listener: (self.rest >> 48) as u8 }
+        }
     }
 
     fn form(&self) -> u8 {
@@ -295,6 +310,12 @@ impl Slot {
 
     fn is_empty(&self) -> bool {
         self.form() == 0
+    }
+
+    /// The same target and listener.
+    fn leads_as(&self, other: &Slot) -> bool {
+        let beside = EXPIRY_MASK << 16 | TABLE_BITS | TRANSACTION_BITS;
+        self.address == other.address && (self.rest ^ other.rest) & !beside == 0
     }
 
     fn holds(&self, key: u64) -> bool {
@@ -321,13 +342,14 @@ mod tests {
 
     fn backend(n: u16) -> Pin {
         let addr = SocketAddr::from(([10, 0, (n >> 8) as u8, n as u8], 5060));
-        Pin { target: PinTarget::Backend { addr, transport: Transport::Udp }, listener: 2 }
+        let target = PinTarget::Backend { addr, transport: Transport::Udp };
+        Pin { target, listener: 2, table: n as u8 & 15, transaction: !n as u8 }
     }
 
     fn client(local: Option<&str>, peer: &str) -> Pin {
         let local = local.map(|ip| ip.parse().expect("test address"));
         let peer = peer.parse().expect("test address");
-        Pin { target: PinTarget::Datagram { local, peer }, listener: 255 }
+        Pin { target: PinTarget::Datagram { local, peer }, listener: 255, table: 15, transaction: 255 }
     }
 
     #[test]
@@ -345,7 +367,8 @@ mod tests {
         for transport in Transport::ALL {
             for addr in ["192.0.2.1:5060", "[2001:db8::5]:5061"] {
                 let addr = addr.parse().expect("test address");
-                all.push(Pin { target: PinTarget::Backend { addr, transport }, listener: 0 });
+                let target = PinTarget::Backend { addr, transport };
+                all.push(Pin { target, listener: 0, table: 0, transaction: 0 });
             }
         }
         for (key, pin) in all.iter().enumerate() {
@@ -373,6 +396,18 @@ mod tests {
         assert_eq!(pins.newest(7 << 40, at(60)), None);
     }
 
+    /// A retransmission after a swap is no choice of the new table.
+    #[test]
+    fn a_pin_keeps_the_table_that_chose_its_target() {
+        let mut pins = Pins::new(8);
+        let renewed = |n, table, transaction| Pin { table, transaction, ..backend(n) };
+        pins.put(1, renewed(1, 3, 7), 32, at(1));
+        pins.put(1, renewed(1, 4, 8), 32, at(2));
+        assert_eq!(pins.find(1, at(3)), Some(renewed(1, 3, 8)));
+        pins.put(1, renewed(2, 4, 8), 32, at(3));
+        assert_eq!(pins.find(1, at(4)), Some(renewed(2, 4, 8)));
+    }
+
     #[test]
     fn a_pin_lives_its_seconds_and_is_counted_until_swept() {
         let mut pins = Pins::new(8);
@@ -383,7 +418,7 @@ mod tests {
         assert_eq!(pins.len(), 1);
         pins.sweep(1, at(34));
         assert_eq!(pins.len(), 0);
-        // The 24 bits of the expiry wrap after 194 days.
+        // The 16 bits of the expiry wrap after 18 hours.
         let late = (1 << EXPIRY_BITS) - 3;
         pins.put(2, backend(2), 300, at(late));
         assert!(pins.find(2, at(late + 299)).is_some() && pins.find(2, at(late + 300)).is_none());

@@ -113,6 +113,20 @@ impl Reason {
         let silent = matches!(self, Reason::NotSip | Reason::BrokenResponse | Reason::KeepaliveFlood);
         broken || silent || matches!(self, Reason::Version)
     }
+
+    /// The message can be read, but goes nowhere whatever the table says: it is refused before it is counted as something
+    /// that its sender begins, and must be counted all the same (SPEC 10).
+    pub const fn is_hopeless(self) -> bool {
+        matches!(
+            self,
+            Reason::UriScheme
+                | Reason::MaxForwards
+                | Reason::ProxyRequire
+                | Reason::NoEvent
+                | Reason::Loop
+                | Reason::Side
+        )
+    }
 }
 
 #[cfg(test)]
@@ -133,6 +147,7 @@ mod tests {
                         | Reason::KeepaliveFlood
                 );
             assert_eq!(reason.is_malformed(), expected, "{}", reason.label());
+            assert!(!(reason.is_malformed() && reason.is_hopeless()), "{}", reason.label());
         }
     }
 }

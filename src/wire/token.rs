@@ -79,7 +79,7 @@ pub enum Side {
 pub enum Bound {
     /// Any backend.
     Backend,
-    /// The flow with this hash (`flow_hash`).
+    /// The flow with this hash (`Ring::flow_hash`) under the key of the token.
     Client(u32),
 }
 
@@ -182,6 +182,34 @@ impl Ring {
     /// A keyed hash for what must not be guessed by a peer but is no token: branches, pins (SipHash-1-3).
     pub fn hash(&self, text: &[u8]) -> u64 {
         SipHasher13::new_with_key(&self.keys[self.signing as usize].unwrap_or_default()).hash(text)
+    }
+
+    /// The hash of a client in a token that is written now.
+    pub fn client_hash(&self, flow: &Flow) -> u32 {
+        self.flow_hash(self.signing, flow)
+    }
+
+    /// A 32-bit hash of where a response to a client-bound request must come from: listener and remote address, or
+    /// connection. Under the key `id`, that of the token in which it stands: who reads it there cannot look for an address
+    /// of his that has it too (SipHash-1-3).
+    pub fn flow_hash(&self, id: u8, flow: &Flow) -> u32 {
+        let key = self.keys[(id & 15) as usize].unwrap_or_default();
+        let hash = |text: &[u8]| SipHasher13::new_with_key(&key).hash(text) as u32;
+        // As nearly all are. What the writer writes, but in one piece: in several it could not be read at once.
+        if let Flow::Datagram { listener, peer: SocketAddr::V4(peer), .. } = flow {
+            let ip = u128::from(peer.ip().to_bits());
+            let text =
+                u128::from(DATAGRAM) << 64 | u128::from(*listener) << 48 | ip << 16 | u128::from(peer.port());
+            return hash(&text.to_be_bytes()[7..]);
+        }
+        let mut w = Writer::new();
+        w.flow(&flow.without_local(), 0);
+        hash(&w.bytes[..w.len])
+    }
+
+    /// From whom alone the response to a request may come that leaves by this flow, in a token that is signed now.
+    pub fn bound(&self, flow: &Flow) -> Bound {
+        Bound::Client(self.client_hash(flow))
     }
 
     /// The MAC of the first `len` bytes of `room` and of what binds them, which is written behind them where it fits: in one
@@ -371,21 +399,6 @@ pub fn is_text(bytes: &[u8]) -> bool {
 /// A 32-bit hash of a tag, for Record-Route tokens and moved flows. Fixed seed: routers that share keys must agree.
 pub fn tag_hash(tag: &[u8]) -> u32 {
     xxhash_rust::xxh3::xxh3_64_with_seed(tag, 0x7469_6469_6e67_7301) as u32
-}
-
-/// A 32-bit hash of where a response to a client-bound request must come from: listener and remote address, or connection.
-pub fn flow_hash(flow: &Flow) -> u32 {
-    let hash = |text: &[u8]| xxhash_rust::xxh3::xxh3_64_with_seed(text, 0x7469_6469_6e67_7302) as u32;
-    // As nearly all are. What the writer writes, but in one piece: in several it could not be read at once.
-    if let Flow::Datagram { listener, peer: SocketAddr::V4(peer), .. } = flow {
-        let ip = u128::from(peer.ip().to_bits());
-        let text =
-            u128::from(DATAGRAM) << 64 | u128::from(*listener) << 48 | ip << 16 | u128::from(peer.port());
-        return hash(&text.to_be_bytes()[7..]);
-    }
-    let mut w = Writer::new();
-    w.flow(&flow.without_local(), 0);
-    hash(&w.bytes[..w.len])
 }
 
 const DATAGRAM: u8 = 1 << 6;

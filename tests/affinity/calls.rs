@@ -291,3 +291,69 @@ fn a_call_toward_a_phone_counts_for_the_pbx_that_makes_it() {
     house.phone.expect("BYE ");
     assert_eq!(house.all(), 0.0);
 }
+
+/// SPEC 7.1: what leaves the record of a call is the answer to an INVITE that rings, not what a phone writes.
+#[test]
+fn a_phone_cannot_fill_a_backend_by_answers() {
+    let net = 198;
+    let house = House::start(net, 1, "");
+    let (phone, pbx) = (&house.phone, &house.pbxs[0]);
+    house.scene.register(phone, pbx, "alice", &format!("<sip:alice@{}>", phone.address));
+    let asked = |method: &str| {
+        let request = Request::new(method, &format!("sip:alice@{}", phone.address), pbx);
+        pbx.send(house.scene.pbxs(), request.text());
+        (request, phone.expect(&format!("{method} ")))
+    };
+    let answered = |answer: &str| {
+        phone.send(house.scene.phones(), answer);
+        pbx.expect("SIP/2.0 ");
+    };
+    let ok = |got: &str, tag: &str| text::answer(got, "200 OK", tag, "");
+    let other = |got: &str, name: &str| {
+        let value = text::header(got, name);
+        ok(got, "t").replacen(&format!("{name}: {value}"), &format!("{name}: {value}{}", unique()), 1)
+    };
+    // To what was no INVITE.
+    let (_, got) = asked("OPTIONS");
+    for n in 0..5 {
+        answered(&ok(&got, &format!("o{n}")).replacen("CSeq: 1 OPTIONS", "CSeq: 1 INVITE", 1));
+    }
+    assert_eq!(house.all(), 0.0);
+    // To an INVITE that rings, in the name of other dialogs: it goes on to ring.
+    let (invite, got) = asked("INVITE");
+    for name in ["Call-ID", "From"] {
+        answered(&other(&got, name));
+    }
+    assert_eq!(house.all(), 1.0);
+    // Several phones that answer one INVITE are one call, and the first of them has it.
+    for tag in ["one", "two", "one", "three"] {
+        answered(&ok(&got, tag));
+    }
+    assert_eq!((house.counted(0), house.all()), (1.0, 1.0));
+    let bye = invite.with("To", "<sip:alice@example.com>;tag=one").into_method("BYE", 2);
+    pbx.send(house.scene.pbxs(), bye.text());
+    phone.expect("BYE ");
+    assert_eq!(house.all(), 0.0);
+    // To an INVITE that was refused.
+    let (_, got) = asked("INVITE");
+    answered(&text::answer(&got, "486 Busy Here", "b", ""));
+    answered(&ok(&got, "late"));
+    assert_eq!(house.all(), 0.0);
+}
+
+/// A backend's answer is taken at its word: several to one INVITE are several calls, and one to an INVITE that an earlier run
+/// of the router has passed on is one.
+#[test]
+fn a_backends_answers_leave_a_record_each() {
+    let net = 199;
+    let first = House::start(net, 1, "");
+    let (_, got) = first.place(&first.invite()).expect("the PBX gets it");
+    for tag in ["one", "two", "one"] {
+        first.answer(0, &got, "200 OK", tag);
+    }
+    assert_eq!(first.all(), 2.0);
+    drop(first);
+    let house = House::start(net, 1, "");
+    house.answer(0, &got, "200 OK", "one");
+    assert_eq!((house.counted(0), house.all()), (1.0, 1.0));
+}

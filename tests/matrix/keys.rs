@@ -78,17 +78,24 @@ fn a_token_of_another_router_is_a_dead_route() {
 /// A response to what left before the restart still finds its way: all is in the Via.
 #[test]
 fn a_response_finds_its_way_after_a_restart() {
-    let (phone, pbx, got) = {
+    let (phone, pbx, got, notify) = {
         let scene = router(124, KEY, 0);
         let (phone, pbx) = (scene.phone(), scene.pbx(1));
+        let dialog = Dialog::subscribe(&scene, &phone, &pbx);
+        let notify = passes(&pbx, &dialog.by_callee("NOTIFY", &pbx), &phone, scene.phones());
         let request = crate::rig::message::Request::new("MESSAGE", "sip:1000@example.com", &phone);
         phone.send(scene.phones(), request.text());
         let got = pbx.expect("MESSAGE ");
-        (phone, pbx, got)
+        (phone, pbx, got, notify)
     };
     let scene = router(124, &format!("{NEWER}, {KEY}"), 0);
     pbx.answer(scene.pbxs(), &got, "200 OK", "t", "");
     phone.expect("SIP/2.0 200");
+    // Only who was asked may answer, by the key that signed.
+    scene.party(66).answer(scene.phones(), &notify, "481 Gone", "", "");
+    scene.quiet(&[&pbx]);
+    phone.answer(scene.phones(), &notify, "200 OK", "", "");
+    pbx.expect("SIP/2.0 200");
 }
 
 #[track_caller]

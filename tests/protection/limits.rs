@@ -128,6 +128,53 @@ fn malformed_messages_are_answered_for_a_while() {
     other.expect("SIP/2.0 400");
 }
 
+/// SPEC 10: an answer that costs its sender nothing is one that is sent to whomever he names as the source. What is refused
+/// before the table is asked has its limit, and takes nothing from what the source may begin.
+#[test]
+fn what_can_go_nowhere_is_answered_for_a_while() {
+    let scene = layout(235, "udp", FEW).start(&one_pbx(235));
+    let (phone, pbx) = (scene.phone(), scene.pbx(1));
+    let dialog = Dialog::subscribe(&scene, &phone, &pbx);
+    // Its own Via twice is a loop: as it leaves, sent by the phone again.
+    let fresh = || Request::new("SUBSCRIBE", "sip:1@example.com", &phone);
+    let looping = {
+        let request = message(&phone);
+        phone.send(scene.phones(), request.text());
+        let via = rig::text::header(&pbx.expect("MESSAGE "), "Via").to_owned();
+        move || request.clone().and("Via", via.clone())
+    };
+    let kinds: [(u16, &dyn Fn() -> Request); 6] = [
+        (489, &|| fresh().without("Event")),
+        (483, &|| fresh().with("Max-Forwards", "0")),
+        (420, &|| fresh().and("Proxy-Require", "foo")),
+        (416, &|| fresh().to("http://example.com/")),
+        (482, &looping),
+        (403, &fresh),
+    ];
+    for (host, (code, request)) in (32..).zip(kinds) {
+        let other = scene.party(host);
+        let entry = if code == 403 { scene.pbxs() } else { scene.phones() };
+        for _ in 0..30 {
+            phone.send(entry, request().text());
+            if code != 482 {
+                // The Via names another; rport brings the answer to who sent it.
+                other.send(entry, request().text());
+            }
+        }
+        let answered = codes(&other);
+        assert!(answered.iter().all(|got| *got == code) && answered.len() < 8, "{code}: {answered:?}");
+        assert_eq!(answered.is_empty(), code == 482, "{code}");
+    }
+    let answered = codes(&phone);
+    assert!(answered.len() < 12, "one limit for all of them: {answered:?}");
+    assert!(scene.refused("malformed_rate") >= 250.0);
+    assert_eq!(scene.refused("source_rate") + scene.refused("source_flood"), 0.0);
+    honest(&phone, &scene, &pbx);
+    let refresh = dialog.by_caller("SUBSCRIBE", &phone);
+    phone.send(scene.phones(), refresh.text());
+    pbx.expect("SUBSCRIBE ");
+}
+
 /// Never against backends, trusted and exempt prefixes.
 #[test]
 fn backends_trusted_and_exempt_sources_have_no_limits() {

@@ -414,6 +414,61 @@ fn a_pin_takes_no_other_request_past_the_table() {
     scene.quiet(&[&pbx, &phone]);
 }
 
+/// SPEC 7.1: rules look at more than a pin's key holds. What they answer, drop, limit or send to another pool is, pin or not;
+/// what they send where the pin leads goes there, with what they set.
+#[test]
+fn a_pin_takes_no_request_past_the_rule_that_it_meets() {
+    let calls = "source = \"clients\", method = [\"INVITE\"]";
+    let table = pool("calls", 66, &[1])
+        + &pool("tolls", 66, &[2])
+        + &rule("to phones", "source = \"backends\"", "route = \"flow\"")
+        + &rule("barred", "from = \"^<sip:barred@\"", "reply = { code = 403, reason = \"Barred\" }")
+        + &rule("scanner", "user-agent = \"scanner\"", "drop = true")
+        + &rule("tolls", "user-agent = \"tolls\"", "route = \"tolls\"")
+        + &rule("calls", calls, "route = \"calls\"\nlimit = \"3/s\"\nset.X-Rule = \"{rule}\"")
+        + &rule("else", "source = \"clients\"", "route = \"tolls\"");
+    let scene = Scene::start(66, &table);
+    let (phone, pbx, tolls) = (scene.phone(), scene.pbx(1), scene.pbx(2));
+    let invite = Request::new("INVITE", "sip:1000@example.com", &phone);
+    phone.send(scene.phones(), invite.text());
+    let first = pbx.expect("INVITE ");
+    // In its own transaction and in the next one.
+    for cseq in ["1 INVITE", "2 INVITE"] {
+        let other = invite.clone().with("CSeq", cseq);
+        let from = invite.value("From").replace("alice", "barred");
+        phone.send(scene.phones(), other.clone().with("From", from).text());
+        phone.expect("SIP/2.0 403");
+        phone.send(scene.phones(), other.clone().and("User-Agent", "scanner").text());
+        scene.quiet(&[&pbx, &tolls, &phone]);
+        phone.send(scene.phones(), other.and("User-Agent", "tolls").text());
+        tolls.expect("INVITE ");
+        // The pin leads to the last again.
+        phone.send(scene.phones(), invite.text());
+        assert_eq!(text::header(&pbx.expect("INVITE "), "X-Rule"), "calls");
+    }
+    // The limit counts every transaction, and none twice.
+    let brief = std::time::Duration::from_millis(1);
+    let (mut last, mut passed) = (invite.clone(), 0);
+    for cseq in 3..40 {
+        let next = invite.clone().with("CSeq", format!("{cseq} INVITE"));
+        phone.send(scene.phones(), next.text());
+        scene.settle();
+        if pbx.poll(brief).is_some() {
+            (last, passed) = (next, passed + 1);
+        }
+    }
+    let limited = scene.refused("limited") as u32;
+    assert!(limited >= 20 && passed + limited == 37, "{passed} passed, {limited} were refused");
+    for _ in 0..9 {
+        phone.send(scene.phones(), last.text());
+        pbx.expect("INVITE ");
+    }
+    let mut cancel = invite.with("CSeq", "1 CANCEL").and("User-Agent", "scanner");
+    cancel.method = "CANCEL".into();
+    phone.send(scene.phones(), cancel.text());
+    assert_eq!(branch(&pbx.expect("CANCEL ")), branch(&first));
+}
+
 /// A token takes an INVITE of its dialog to its backend; that leaves no pin by which an INVITE of a new dialog, or any
 /// other method, would follow.
 #[test]
