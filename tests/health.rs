@@ -555,17 +555,17 @@ fn probes_reach_ipv6_and_leave_wildcards_by_a_real_address() {
 /// Names beyond the limit of series count as other; whether a backend of the table is down is told all the same.
 #[test]
 fn the_state_of_every_backend_is_told_whatever_the_limit_of_series() {
-    let table = table(39, 4, "probe = { interval = \"100ms\", timeout = \"50ms\", fall = 1, rise = 1 }");
-    let router = Router::start(&settings(39, "[limits]\nseries = 3\n"), &table);
+    let table = table(39, 12, "probe = { interval = \"500ms\", timeout = \"200ms\", fall = 1, rise = 1 }");
+    let router = Router::start(&settings(39, "[limits]\nseries = 8\n"), &table);
     wait_for("all to be known as down", PATIENCE, || {
         let metrics = router.metrics();
         let down = |n: u8| {
             let backend = format!("pbx{n}");
             metrics.sum("tidings_backend_state", &[("backend", backend.as_str()), ("state", "down")])
         };
-        (1..=4).all(|n| down(n) == 1.0).then_some(())
+        (1..=12).all(|n| down(n) == 1.0).then_some(())
     });
-    // Two of the four backends have a series.
-    assert!(router.metrics().sum("tidings_series_beyond_limit", &[]) >= 2.0);
-    assert!(router.metrics().sum("tidings_series", &[]) >= 2.0);
+    // Seven of the twelve backends have a series.
+    assert!(router.metrics().sum("tidings_series_beyond_limit", &[]) >= 5.0);
+    assert!(router.metrics().sum("tidings_series", &[]) >= 7.0);
 }

@@ -417,6 +417,14 @@ fn phones_gone(house: &House) {
         house.pbx.hear("SIP/2.0 503");
     }
     house.until(&names::UNREACHABLE_FLOWS_DROPPED, 1.0);
+    // What cannot be delivered is our answer, which has no token of ours: the error about it may be anybody's.
+    let phone = Party::new("127.61.1.28:5060");
+    let options = phone.request("OPTIONS", &format!("sip:{ROUTER}"), "gone-3", "");
+    phone
+        .socket
+        .send_to(options.replace(";rport", "").replace(":5060;branch", ":5999;branch").as_bytes(), ROUTER)
+        .expect("sent");
+    house.until(&names::UNDELIVERABLE_UNPROVEN, 1.0);
 }
 
 fn calls_and_their_pins(house: &House) {
