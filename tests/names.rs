@@ -26,8 +26,10 @@ fn table(uri: &str) -> String {
 }
 
 fn settings(net: u8, more: &str) -> Layout {
-    let dns =
-        format!("[dns]\nservers = [\"127.40.{net}.53:5353\"]\nttl_min = \"1s\"\ntimeout = \"900ms\"\n{more}");
+    // Each look at who gets a request asks on the backends' side too, as a client.
+    let dns = format!(
+        "[protection]\nmalformed_burst = 100000\n[dns]\nservers = [\"127.40.{net}.53:5353\"]\nttl_min = \"1s\"\ntimeout = \"900ms\"\n{more}"
+    );
     Layout::new(net).more(&dns)
 }
 

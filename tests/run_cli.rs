@@ -394,6 +394,9 @@ fn a_key_file_must_be_private_and_hold_keys() {
     let house = House::new(7);
     house.configure("\n[tokens]\nkey_file = \"ring\"\n");
     assert_one_line(&house.fail(), &["key file", "ring", "No such file"]);
+    let checked = finish(tidings(&["check"]).arg(house.path("tidings.toml")));
+    assert_eq!(checked.status.code(), Some(1), "{}", text(&checked.stdout));
+    assert!(text(&checked.stderr).contains("No such file"), "{}", text(&checked.stderr));
     house.write("ring", "3 00112233445566778899aabbccddeeff\n");
     fs::set_permissions(house.path("ring"), fs::Permissions::from_mode(0o644)).expect("chmod");
     assert_one_line(&house.fail(), &["ring", "0644", "chmod 600"]);
@@ -604,6 +607,21 @@ fn the_reload_command_tells_by_its_exit_code() {
     assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
     assert!(text(&done.stdout).contains("version 2"), "{}", text(&done.stdout));
 
+    // Its warnings are told by whoever asked.
+    house.save("table.toml", &format!("[[pool]]\nname = \"unused\"\n{}", replies(480)));
+    let done = house.reload();
+    assert_eq!(done.status.code(), Some(0), "{}", text(&done.stderr));
+    let stderr = text(&done.stderr);
+    assert!(stderr.contains("table.toml:1:1: warning: ") && stderr.contains("unused"), "{stderr}");
+
+    // A file that was cut off is no table, if it is a valid one.
+    house.save("table.toml", "");
+    let refused = house.reload();
+    assert_one_line(&refused, &["table.toml", "has no rule", "has 1"]);
+    assert_eq!((refused.status.code(), router.decides()), (Some(1), 480));
+    let (status, why) = router.http("PUT", "/api/v1/table", "", "");
+    assert!(status == 422 && why.contains("has no rule"), "{status} {why}");
+
     house.save("table.toml", BAD_TABLE);
     let refused = house.reload();
     assert_one_line(&refused, &["2 errors"]);
@@ -705,6 +723,39 @@ fn explain_tells_rules_backend_and_message_and_is_the_same_twice() {
     let refused = explain("message.sip", &[]);
     assert_one_line(&refused, &["2 errors"]);
     assert!(text(&refused.stderr).contains("table.toml:8:"));
+}
+
+/// With a configuration tokens are read under the router's own keys.
+#[test]
+fn explain_reads_the_tokens_of_its_configuration() {
+    let house = House::new(35);
+    house.write("table.toml", &POOLED.replace("127.60.30.11", "127.60.35.11"));
+    house.write("message.sip", MESSAGE);
+    let explain = |message: &str| {
+        let mut command = tidings(&["explain", "--config"]);
+        finish(command.arg(house.path("tidings.toml")).arg(house.path(message)))
+    };
+    // A router that has not run yet has no keys.
+    let told = explain("message.sip");
+    assert!(text(&told.stderr).contains("no token keys"), "{}", text(&told.stderr));
+    assert!(told.status.success());
+
+    let ring = |id: u8| {
+        format!("\n[tokens]\nkeys = [{{ id = {id}, key = \"00112233445566778899aabbccddeeff\" }}]\n")
+    };
+    house.configure(&ring(3));
+    let told = text(&explain("message.sip").stdout);
+    let route =
+        told.lines().find_map(|line| line.trim().strip_prefix("Record-Route: ")).expect("our Record-Route");
+    let refresh = MESSAGE
+        .replace("To: <sip:1000@example.com>", &format!("To: <sip:1000@example.com>;tag=2\r\nRoute: {route}"))
+        .replace("1 SUBSCRIBE", "2 SUBSCRIBE");
+    house.write("refresh.sip", &refresh);
+    let told = text(&explain("refresh.sip").stdout);
+    assert!(told.contains("token") && told.contains("127.60.35.11:5060"), "{told}");
+    house.configure(&ring(4));
+    let told = text(&explain("refresh.sip").stdout);
+    assert!(told.contains("481"), "an unknown key is a dead route:\n{told}");
 }
 
 #[test]

@@ -9,7 +9,10 @@ use std::{
     process::ExitCode,
 };
 
-use crate::config::{Diagnostic, Settings, Severity, settings, table, tls};
+use crate::{
+    config::{Diagnostic, Settings, Severity, settings, table, tls},
+    control::{StartError, state_dir},
+};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -126,12 +129,9 @@ fn read(file: &Path) -> Result<String, Report> {
 fn is_settings(text: &str) -> bool {
     let (root, _) = toml::de::DeTable::parse_recoverable(text);
     let root = root.get_ref();
-    let settings = [
-        "listen", "admin", "workers", "trust", "tokens", "limits", "timers", "udp", "dns", "tls", "log",
-        "table",
-    ];
     let table = ["pool", "rule", "packages"];
-    settings.iter().any(|key| root.contains_key(*key)) && !table.iter().any(|key| root.contains_key(*key))
+    settings::SECTIONS.iter().any(|key| root.contains_key(*key))
+        && !table.iter().any(|key| root.contains_key(*key))
 }
 
 fn check_settings(file: &Path, text: &str) -> (Report, Option<Settings>) {
@@ -144,10 +144,28 @@ fn check_settings(file: &Path, text: &str) -> (Report, Option<Settings>) {
             let now = crate::net::now().unix_s;
             diagnostics
                 .extend(tls::load(&settings, now).map_or_else(|faults| faults, |loaded| loaded.warnings));
+            diagnostics.extend(key_file(&settings));
             diagnostics.sort_by_key(|fault| (fault.line, fault.column));
             (report(name, "settings", summary, diagnostics), Some(settings))
         }
         Err(faults) => (report(name, "settings", String::new(), faults), None),
+    }
+}
+
+/// Why `run` would not take the file of token keys.
+fn key_file(settings: &Settings) -> Vec<Diagnostic> {
+    let Some(path) = &settings.tokens.key_file else { return Vec::new() };
+    match state_dir::read_keys(path) {
+        Ok(_) => Vec::new(),
+        Err(StartError::Refused(failure)) => failure.diagnostics,
+        Err(error) => vec![Diagnostic {
+            severity: Severity::Error,
+            file: settings.origin.file.clone(),
+            line: 0,
+            column: 0,
+            message: error.to_string(),
+            text: String::new(),
+        }],
     }
 }
 
@@ -267,6 +285,18 @@ mod tests {
             let expected = "t.toml:3:12: error: unknown listener \"inside\", did you mean \"insid\"?";
             assert!(err.starts_with(expected), "{err}");
         }
+    }
+
+    #[test]
+    fn settings_are_known_by_any_of_their_sections() {
+        for key in settings::SECTIONS {
+            assert!(
+                is_settings(&format!("{key} = 1\n")) && is_settings(&format!("[{key}]\nx = 1\n")),
+                "{key}"
+            );
+            assert!(!is_settings(&format!("{key} = 1\n[[rule]]\n")), "{key}");
+        }
+        assert!(!is_settings("") && !is_settings("colour = 1\n"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! `tidings explain`: what a table would do with one message, decided by the code that runs on the path, without a router.
 //!
-//! So that the answer is the same everywhere and always: a zero key, the listener 127.0.0.1:5060 where no configuration
-//! says otherwise, all backends up, no pins, no learnt flows, one fixed time.
+//! So that the answer is the same everywhere and always: where no configuration says otherwise a zero key and the listener
+//! 127.0.0.1:5060; all backends up, no pins, no learnt flows, full limits, one fixed time.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -12,6 +12,7 @@ use std::{
 use super::Fault;
 use crate::{
     config::{self, ListenSpec, Settings, Side},
+    control::state_dir,
     forward::{self, Arrival, Explanation, Setup, Shared},
     live::{Dns, Now, Registry, Resolved},
     net,
@@ -40,7 +41,7 @@ pub struct Args {
     /// Name of the listener that received it [default: the first]
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
-    /// Configuration with the listeners, aliases and trust; default: one listener on 127.0.0.1:5060
+    /// Configuration with the listeners, aliases, trust and token keys; default: one listener on 127.0.0.1:5060
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// What a backend's host name resolves to, since no DNS is asked here; again for further addresses
@@ -63,7 +64,7 @@ pub fn run(args: &Args) -> Result<(), Fault> {
     let (listener, local) = listener(&settings, args.listener.as_deref())?;
     let bytes = on_the_wire(read(&args.message)?);
     let arrival = Arrival { listener, local, peer: args.source.unwrap_or(SOME_CLIENT), flow: None };
-    let told = explain(&settings, &table, arrival, &bytes);
+    let told = explain(&settings, ring(args, &settings), &table, arrival, &bytes);
     if args.json {
         let json = serde_json::to_string_pretty(&told).map_err(Fault::new)?;
         println!("{json}");
@@ -73,8 +74,23 @@ pub fn run(args: &Args) -> Result<(), Fault> {
     Ok(())
 }
 
-fn explain(settings: &Settings, table: &Table, arrival: Arrival, bytes: &[u8]) -> Explanation {
-    let setup = Arc::new(Setup::new(settings, Ring::new(&[(0, [0; 16])]), 0, FIXED));
+/// The router's keys; without a configuration always the same, so that the same is printed. Where they cannot be read all
+/// tokens count as those of an unknown key, which is told.
+fn ring(args: &Args, settings: &Settings) -> Ring {
+    if args.config.is_none() {
+        return Ring::new(&[(0, [0; 16])]);
+    }
+    let why = match state_dir::known_keys(settings) {
+        Ok(Some(keys)) => return Ring::new(&keys),
+        Ok(None) => "the router has made none yet, or keeps them in memory".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    eprintln!("tidings: no token keys: {why}; tokens and entity-tags count as those of an unknown key");
+    Ring::new(&[])
+}
+
+fn explain(settings: &Settings, ring: Ring, table: &Table, arrival: Arrival, bytes: &[u8]) -> Explanation {
+    let setup = Arc::new(Setup::new(settings, ring, 0, FIXED));
     let shared = Arc::new(Shared::new(settings));
     forward::explain(&setup, &shared, table, arrival, bytes, FIXED)
 }

@@ -1,6 +1,6 @@
 //! `tidings reload`: asks the running router, by its API, to read its table again.
 //!
-//! Exit code 0: the new table is in force; 1: it was refused, with all diagnostics on stderr; 2: there is nobody to ask.
+//! Exit code 0: the new table is in force, with its warnings on stderr; 1: it was refused, with all diagnostics on stderr; 2: there is nobody to ask.
 
 use super::{
     Fault,
@@ -18,6 +18,11 @@ pub fn run(args: &Args) -> Result<(), Fault> {
     if status != 200 {
         let text = body["text"].as_str().unwrap_or("no reason given");
         return Err(Fault::new(format_args!("{text}; the table was not taken, the present one stays")));
+    }
+    for warning in body["warnings"].as_array().into_iter().flatten() {
+        let (file, message) =
+            (warning["file"].as_str().unwrap_or("?"), warning["message"].as_str().unwrap_or("?"));
+        eprintln!("{file}:{}:{}: warning: {message}", warning["line"], warning["column"]);
     }
     let (version, rules) = (&body["version"], &body["rules"]);
     println!(

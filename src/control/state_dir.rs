@@ -132,7 +132,7 @@ impl StateDir {
 
     /// The router's own key ring (`token.key`), made at first need.
     pub fn own_keys(&self) -> Result<Vec<(u8, [u8; 16])>, StartError> {
-        let path = self.path.join("token.key");
+        let path = self.path.join(OWN_KEYS);
         match read_keys(&path) {
             Err(StartError::KeyFile { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
             found => return found,
@@ -141,6 +141,22 @@ impl StateDir {
         let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
         replace(&path, format!("0 {hex}\n").as_bytes()).map_err(|error| StartError::State { path, error })?;
         Ok(vec![(0, key)])
+    }
+}
+
+/// In the state directory.
+const OWN_KEYS: &str = "token.key";
+
+/// The ring that a router with these settings has, as far as it stands in files; `None` where there is none yet.
+pub fn known_keys(settings: &Settings) -> Result<Option<Vec<(u8, [u8; 16])>>, StartError> {
+    let tokens = &settings.tokens;
+    if !tokens.keys.is_empty() {
+        return Ok(Some(tokens.keys.clone()));
+    }
+    match (&tokens.key_file, &settings.state_dir) {
+        (Some(path), _) => read_keys(path).map(Some),
+        (None, Some(dir)) if dir.join(OWN_KEYS).exists() => read_keys(&dir.join(OWN_KEYS)).map(Some),
+        (None, _) => Ok(None),
     }
 }
 

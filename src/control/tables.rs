@@ -445,6 +445,17 @@ fn compile(ground: &Ground, job: &Job, before: Option<&Table>, now: u64) -> Resu
     if !faults.is_empty() {
         return Err(Failure::of(&source, now, faults));
     }
+    // A file that a full disk or a copy under way left empty parses as well.
+    if spec.rules.is_empty()
+        && let (Job::Source(_), Some(before)) = (job, before)
+        && !before.rules.rules.is_empty()
+    {
+        let rules = before.rules.rules.len();
+        let message = format!(
+            "{source}: has no rule, and the table in force has {rules}: this would refuse all traffic"
+        );
+        return Err(Failure { source, unix_s: now, message, diagnostics: Vec::new() });
+    }
     ground.names.settle(&spec);
     let answers = ground.names.data().generation();
     let context = context(ground, before, now);

@@ -30,6 +30,7 @@ pub use dns::Dns;
 pub use flow_events::{FlowEvents, Keepalive, KeepaliveMethod, NotifyTo, Webhook};
 pub use keys::parse_ring;
 pub use protection::{NftSets, Protection};
+pub use read::SECTIONS;
 pub use tls::Tls;
 pub use warn::warnings;
 

@@ -16,7 +16,8 @@ use super::{
     protection, tls, units,
 };
 
-const SECTIONS: [&str; 20] = [
+/// Keys of a tidings.toml.
+pub const SECTIONS: [&str; 20] = [
     "table",
     "state_dir",
     "aliases",
