@@ -248,6 +248,10 @@ impl Router {
         &self.shared
     }
 
+    pub fn process(&self) -> &Arc<Process> {
+        &self.process
+    }
+
     pub fn tables(&self) -> &Arc<Tables> {
         &self.tables
     }
@@ -391,6 +395,7 @@ impl Router {
             (ProcessGauge::SeriesLimit, limits.series),
             (ProcessGauge::Workers, self.settings.workers.count),
             (ProcessGauge::ProbesLimit, self.settings.health.probes),
+            (ProcessGauge::AdminConnectionsLimit, self.settings.admin.connections),
         ];
         for (gauge, value) in gauges {
             self.process.set(gauge, value as u64);
@@ -479,7 +484,7 @@ async fn follow_names(router: Arc<Router>) {
     }
 }
 
-/// Open files beside those of connections: listeners, connections to backends, admin, logs.
+/// Open files beside those of connections: listeners, connections to backends, admin (512 at most), logs.
 const OTHER_FILES: u64 = 1_024;
 const MOST_CONNECTIONS: u64 = 100_000;
 
