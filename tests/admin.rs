@@ -1,5 +1,5 @@
 //! The admin side under those who mean it ill: connections that say nothing, requests that never end, answers that nobody
-//! takes. SIP's open files are no business of theirs.
+//! takes, pages that take their own name for ours. SIP's open files are no business of theirs.
 
 mod rig;
 
@@ -121,4 +121,37 @@ fn a_connection_serves_one_request_after_the_other() {
         .collect();
     let (status, body) = http::put(router.admin, "/api/v1/table", &rules);
     assert_eq!(status, 200, "{body}");
+}
+
+/// A page of evil.example, which resolves to loopback by now: Host and Origin agree.
+#[test]
+fn dns_rebinding_reaches_no_api() {
+    let ask = |router: &Router, method: &str, path: &str, more: &str| {
+        let mut stream = connect(router.admin);
+        let body = r#"{"address": "192.0.2.7"}"#;
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\n{more}Content-Type: application/json\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).expect("sent");
+        let answer = rest(stream);
+        (answer.split(' ').nth(1).unwrap_or_default().to_owned(), answer)
+    };
+    let rebound = "Host: evil.example:9060\r\nOrigin: http://evil.example:9060\r\n";
+    let router = start(4, "hosts = [\"edge.example.com\"]\n");
+    for (method, path) in [("POST", "/api/v1/bans"), ("GET", "/api/v1/bans"), ("GET", "/api/v1/table")] {
+        let (status, answer) = ask(&router, method, path, rebound);
+        assert!(status == "403" && answer.contains("hosts in [admin]"), "{method} {path}: {answer}");
+    }
+    for path in ["/metrics", "/healthz", "/readyz"] {
+        assert_eq!(ask(&router, "GET", path, "Host: tidings.monitoring.svc:9060\r\n").0, "200", "{path}");
+    }
+    for host in ["127.67.4.1:9060", "localhost:9060", "edge.example.com"] {
+        let own = format!("Host: {host}\r\nOrigin: http://{host}\r\n");
+        assert_eq!(ask(&router, "POST", "/api/v1/bans", &own).0, "200", "{host}");
+    }
+    let router = start(5, "token = \"0123456789abcdef\"\n");
+    let token = "Host: edge.example.com\r\nAuthorization: Bearer 0123456789abcdef\r\n";
+    assert_eq!(ask(&router, "GET", "/api/v1/bans", token).0, "200", "the token is enough");
 }

@@ -52,9 +52,7 @@ pub fn start(running: &Running) -> Result<Option<SocketAddr>, AdminError> {
 }
 
 fn service(router: Arc<Router>) -> axum::Router {
-    let guarded = axum::Router::new()
-        .route("/", get(index))
-        .route("/metrics", get(metrics))
+    let api = axum::Router::new()
         .route("/api/v1/table", get(api::table).put(api::put_table))
         .route("/api/v1/reload", post(api::reload))
         .route("/api/v1/rollback", post(api::rollback))
@@ -66,6 +64,12 @@ fn service(router: Arc<Router>) -> axum::Router {
         .route("/api/v1/backends/{name}/state", post(backends::mark))
         .layer(middleware::from_fn_with_state(router.clone(), serve::take_body))
         .layer(DefaultBodyLimit::max(LARGEST_TABLE))
+        .layer(middleware::from_fn_with_state(router.clone(), guard::check_host));
+    // Scrapers ask by whatever name they know.
+    let guarded = axum::Router::new()
+        .route("/", get(index))
+        .route("/metrics", get(metrics))
+        .merge(api)
         .layer(middleware::from_fn_with_state(router.clone(), guard::check));
     // Probes of orchestrators carry no token and learn nothing.
     let open = axum::Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));

@@ -39,7 +39,7 @@ const SECTIONS: [&str; 20] = [
     "cluster",
 ];
 
-const ADMIN: [&str; 4] = ["address", "token", "connections", "request_time"];
+const ADMIN: [&str; 5] = ["address", "token", "hosts", "connections", "request_time"];
 
 impl Settings {
     /// Reads tidings.toml. `file` names it in diagnostics; relative paths in it start at `base_dir`.
@@ -305,6 +305,18 @@ fn admin(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Admin) {
                 Some(text) => out.token = Some(text.value.to_owned()),
                 None => {}
             },
+            "hosts" => {
+                for item in faults.array("hosts", value).into_iter().flat_map(|items| items.iter()) {
+                    let Some(text) = faults.string("hosts", item) else { continue };
+                    match units::host_port(text.value) {
+                        Some((_, None)) => out.hosts.push(text.value.to_owned()),
+                        _ => faults.error(
+                            text.span,
+                            format!("{} is no host name without a port", quoted(text.value)),
+                        ),
+                    }
+                }
+            }
             // They are among the open files that are kept from SIP's connections.
             "connections" => {
                 set(&mut out.connections, faults.integer("connections", value, 1..=512).map(as_usize));

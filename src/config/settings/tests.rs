@@ -138,6 +138,7 @@ fn every_setting_is_read() {
         [admin]
         address = "192.0.2.1:9060"
         token = "0123456789abcdef"
+        hosts = ["edge.example.com"]
         connections = 16
         request_time = "30s"
         [log]
@@ -170,6 +171,7 @@ fn every_setting_is_read() {
     assert_eq!((settings.udp.receive_buffer, settings.udp.send_buffer), (4 << 20, 65_536));
     let admin = &settings.admin;
     assert_eq!(admin.token.as_deref(), Some("0123456789abcdef"));
+    assert_eq!(admin.hosts, ["edge.example.com"]);
     assert_eq!((admin.connections, admin.request_time), (16, Duration::from_secs(30)));
     assert!(settings.log.json && settings.log.level == "info,tidings::net=debug");
 }
@@ -336,8 +338,12 @@ fn admin_elsewhere_than_loopback_needs_a_token() {
         ["3:9: token: at least 16 characters of printable ASCII without blanks"]
     );
     assert_eq!(
-        faults_of("connections = 513\nrequest_time = \"500ms\""),
-        ["2:15: connections: \"513\" is not between 1 and 512", "3:16: request_time: less than 1 s"]
+        faults_of("connections = 513\nrequest_time = \"500ms\"\nhosts = [\"a.example:80\"]"),
+        [
+            "2:15: connections: \"513\" is not between 1 and 512",
+            "3:16: request_time: less than 1 s",
+            "4:10: \"a.example:80\" is no host name without a port"
+        ]
     );
     assert_eq!(good("[admin]\naddress = \"off\"").admin.address, None);
     assert!(good("[admin]\naddress = \"[::1]:9060\"").admin.token.is_none());
