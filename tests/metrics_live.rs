@@ -99,7 +99,8 @@ nftables = { ipv4 = "inet tidings_test nobody" }
 keys = [{ id = 3, key = "00112233445566778899aabbccddeeff" }]
 
 [admin]
-address = "off"
+address = "127.61.1.1:9060"
+connections = 1
 
 [health]
 probes = 1
@@ -635,6 +636,16 @@ fn handshakes(house: &House, from: &str) -> TcpStream {
     hanging
 }
 
+/// One connection to admin, and one for which there is no room.
+fn admin(house: &House) -> TcpStream {
+    let address = tidings::admin::start(&house.running).expect("its address is free").expect("it has one");
+    let first = TcpStream::connect(address).expect("it listens");
+    house.until(&names::ADMIN_CONNECTIONS, 1.0);
+    let mut second = TcpStream::connect(address).expect("it listens");
+    assert_eq!(second.read(&mut [0]).expect("closed"), 0);
+    first
+}
+
 /// A browser behind a proxy, and one that wants a page.
 fn browsers(house: &House) {
     let call = |from: &str, bytes: &[u8]| {
@@ -711,6 +722,7 @@ fn every_metric_moves_in_a_running_router() {
     protection(&house);
     let _deaf = connections(&house);
     let _hanging = handshakes(&house, "127.61.1.40:0");
+    let _silent = admin(&house);
     house.until(&names::PINS, 1.0);
     house.until(&names::CALLS, 1.0);
     house.until(&names::PROBES_UNDER_WAY, 1.0);

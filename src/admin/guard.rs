@@ -1,10 +1,13 @@
 //! Who may ask: whoever has the bearer token where one is configured, and no web page of somebody else's.
+//!
+//! Such a page may have its own name resolve to loopback (DNS rebinding): Host and Origin are then its name, and agree. So
+//! without a token the API is asked by an address, by `localhost`, or by a name that the settings know.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, Method, StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, header, uri::Authority},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -24,6 +27,29 @@ pub async fn check(State(router): State<Arc<Router>>, request: Request, next: Ne
         return (StatusCode::FORBIDDEN, "asked by a page of another origin\n").into_response();
     }
     next.run(request).await
+}
+
+/// Lets a request to the API through, or answers it: without a token it must be asked by a name that nobody else can have.
+pub async fn check_host(State(router): State<Arc<Router>>, request: Request, next: Next) -> Response {
+    let admin = &router.settings().admin;
+    if admin.token.is_none() && !is_own(request.headers(), &admin.hosts) {
+        let text = "without a token the API is asked by an IP address, by localhost, or by a name of hosts in [admin]\n";
+        return (StatusCode::FORBIDDEN, text).into_response();
+    }
+    next.run(request).await
+}
+
+/// Host is an address, `localhost` or one of these names. Without any it is no browser that asks, but HTTP wants one.
+fn is_own(headers: &HeaderMap, hosts: &[String]) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let Some(authority) = host.and_then(|host| host.parse::<Authority>().ok()) else {
+        return false;
+    };
+    let host = authority.host();
+    let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    address.parse::<IpAddr>().is_ok()
+        || host.eq_ignore_ascii_case("localhost")
+        || hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
@@ -61,6 +87,25 @@ mod tests {
             assert!(!same(wrong, b"secret"), "{wrong:?}");
         }
         assert!(!same(b"x", b""));
+    }
+
+    #[test]
+    fn a_name_that_anybody_may_have_is_not_ours() {
+        let hosts = ["edge.example.com".to_owned()];
+        let own = |host: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, host.parse().expect("a header value"));
+            is_own(&headers, &hosts)
+        };
+        for host in ["127.0.0.1:9060", "127.0.0.1", "[::1]:9060", "LocalHost:9060", "Edge.example.com:80"] {
+            assert!(own(host), "{host}");
+        }
+        for host in
+            ["evil.example:9060", "localhost.evil.example", "127.0.0.1.evil.example", "", "::1", "x@y@z"]
+        {
+            assert!(!own(host), "{host}");
+        }
+        assert!(!is_own(&HeaderMap::new(), &hosts));
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! The HTTP side (SPEC 11.1, 5.6, 5.8): metrics, health, and the API over the tables. Listens on loopback by default.
 //!
-//! `start` binds and serves on control's runtime; `api` holds what changes or explains something, `guard` who may ask.
-//! Nothing here touches a message on its way.
+//! `start` binds and serves on control's runtime; `serve` bounds connections and their times, `api` holds what changes or
+//! explains something, `guard` who may ask. Nothing here touches a message on its way.
 
 mod api;
 mod backends;
 mod bans;
 mod connections;
 mod guard;
+mod serve;
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -46,18 +47,12 @@ pub fn start(running: &Running) -> Result<Option<SocketAddr>, AdminError> {
     let listener = running.runtime().block_on(tokio::net::TcpListener::bind(address)).map_err(fault)?;
     let bound = listener.local_addr().map_err(fault)?;
     let service = service(running.router().clone());
-    running.runtime().spawn(async move {
-        if let Err(error) = axum::serve(listener, service).await {
-            tracing::error!(%error, "admin ended");
-        }
-    });
+    running.runtime().spawn(serve::serve(listener, service, running.router().clone()));
     Ok(Some(bound))
 }
 
 fn service(router: Arc<Router>) -> axum::Router {
-    let guarded = axum::Router::new()
-        .route("/", get(index))
-        .route("/metrics", get(metrics))
+    let api = axum::Router::new()
         .route("/api/v1/table", get(api::table).put(api::put_table))
         .route("/api/v1/reload", post(api::reload))
         .route("/api/v1/rollback", post(api::rollback))
@@ -67,7 +62,14 @@ fn service(router: Arc<Router>) -> axum::Router {
         .route("/api/v1/bans/{address}", delete(bans::lift))
         .route("/api/v1/connections", get(connections::list))
         .route("/api/v1/backends/{name}/state", post(backends::mark))
+        .layer(middleware::from_fn_with_state(router.clone(), serve::take_body))
         .layer(DefaultBodyLimit::max(LARGEST_TABLE))
+        .layer(middleware::from_fn_with_state(router.clone(), guard::check_host));
+    // Scrapers ask by whatever name they know.
+    let guarded = axum::Router::new()
+        .route("/", get(index))
+        .route("/metrics", get(metrics))
+        .merge(api)
         .layer(middleware::from_fn_with_state(router.clone(), guard::check));
     // Probes of orchestrators carry no token and learn nothing.
     let open = axum::Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz));

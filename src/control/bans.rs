@@ -7,7 +7,6 @@
 mod mirror;
 
 use std::{
-    collections::BTreeMap,
     net::{IpAddr, Ipv6Addr},
     sync::Arc,
     time::Duration,
@@ -15,7 +14,10 @@ use std::{
 
 use parking_lot::Mutex;
 
-use super::{Router, state_dir::StateDir};
+use super::{
+    Router,
+    state_dir::{Kept, StateDir},
+};
 use crate::{
     live::{Ban, Cause, buckets},
     net,
@@ -157,7 +159,7 @@ pub(super) async fn watch(router: Arc<Router>, state_dir: Option<StateDir>) {
     if let Some(sets) = router.settings.protection.nftables.clone() {
         tokio::spawn(mirror::watch(router.clone(), sets));
     }
-    let kept = Arc::new(Mutex::new(router.shared.bans.book()));
+    let kept = Arc::new(Mutex::new(Kept::new(router.shared.bans.book())));
     let mut often = tokio::time::interval(EVERY);
     often.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -168,24 +170,13 @@ pub(super) async fn watch(router: Arc<Router>, state_dir: Option<StateDir>) {
                 router.wake();
             }
             if let Some(dir) = &state_dir {
-                keep(dir, &router, &mut kept.lock());
+                let present = router.shared.bans.book();
+                kept.lock().keep("bans", present, net::now(), |bans| dir.write_bans(bans));
             }
         });
         // A panic in it is a bug; the next time it is tried again.
         let _ = look.await;
     }
-}
-
-/// Writes the bans where they have changed; what fails is tried with the next change.
-fn keep(dir: &StateDir, router: &Router, kept: &mut BTreeMap<IpAddr, Ban>) {
-    let present = router.shared.bans.book();
-    if *kept == present {
-        return;
-    }
-    if let Err(error) = dir.write_bans(&present) {
-        tracing::warn!(%error, "bans cannot be kept in the state directory");
-    }
-    *kept = present;
 }
 
 fn listed((ip, ban): (IpAddr, Ban)) -> Listed {

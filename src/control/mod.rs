@@ -33,7 +33,12 @@ use mio::net::TcpListener;
 use parking_lot::Mutex;
 
 pub use self::tables::{Failure, Loaded, Refusal, Status, TableSource, Tables};
-use self::{certificates::Certificates, names::Names, state_dir::StateDir, tables::Ground};
+use self::{
+    certificates::Certificates,
+    names::Names,
+    state_dir::{Kept, StateDir},
+    tables::Ground,
+};
 use crate::{
     config::{ListenSpec, Settings, table::DnsName},
     forward::{Core, Setup, Shared},
@@ -248,6 +253,10 @@ impl Router {
         &self.shared
     }
 
+    pub fn process(&self) -> &Arc<Process> {
+        &self.process
+    }
+
     pub fn tables(&self) -> &Arc<Tables> {
         &self.tables
     }
@@ -398,6 +407,7 @@ impl Router {
             (ProcessGauge::SeriesLimit, limits.series),
             (ProcessGauge::Workers, self.settings.workers.count),
             (ProcessGauge::ProbesLimit, self.settings.health.probes),
+            (ProcessGauge::AdminConnectionsLimit, self.settings.admin.connections),
         ];
         for (gauge, value) in gauges {
             self.process.set(gauge, value as u64);
@@ -486,7 +496,7 @@ async fn follow_names(router: Arc<Router>) {
     }
 }
 
-/// Open files beside those of connections: listeners, connections to backends, admin, logs.
+/// Open files beside those of connections: listeners, connections to backends, admin (512 at most), logs.
 const OTHER_FILES: u64 = 1_024;
 const MOST_CONNECTIONS: u64 = 100_000;
 
@@ -538,14 +548,14 @@ fn stream_limits(settings: &Settings, cores: usize) -> streams::Limits {
 
 /// Once a second: what has expired ends, what nobody holds is freed.
 async fn chores(router: Arc<Router>, state_dir: Option<StateDir>) {
-    let written = Arc::new(Mutex::new(router.tables.registry().restarts()));
+    let kept = Arc::new(Mutex::new(Kept::new(router.tables.registry().restarts())));
     let mut second = tokio::time::interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let said = Arc::new(Mutex::new(publishers::Said::default()));
     loop {
         second.tick().await;
         let (router, state_dir) = (router.clone(), state_dir.clone());
-        let (written, said) = (written.clone(), said.clone());
+        let (kept, said) = (kept.clone(), said.clone());
         let chores = tokio::task::spawn_blocking(move || {
             let now = net::now();
             router.shared.flows.sweep(now);
@@ -560,21 +570,11 @@ async fn chores(router: Arc<Router>, state_dir: Option<StateDir>) {
             router.tables.free();
             router.tables.registry().sweep(now.unix_s);
             if let Some(dir) = &state_dir {
-                keep_restarts(dir, &router.tables.registry().restarts(), &mut written.lock());
+                let seen = router.tables.registry().restarts();
+                kept.lock().keep("restarts of backends", seen, now, |seen| dir.write_restarts(seen));
             }
         });
         // A panic in one is a bug; the next second they are tried again.
         let _ = chores.await;
     }
-}
-
-/// Writes the restarts of backends where there are new ones; what fails is tried with the next one.
-fn keep_restarts(dir: &StateDir, seen: &BTreeMap<String, u64>, written: &mut BTreeMap<String, u64>) {
-    if seen == written {
-        return;
-    }
-    if let Err(error) = dir.write_restarts(seen) {
-        tracing::warn!(%error, "restarts of backends cannot be kept in the state directory");
-    }
-    written.clone_from(seen);
 }

@@ -16,11 +16,14 @@ use std::{
 use super::{StartError, tables::Failure};
 use crate::{
     config::{Settings, settings::parse_ring},
-    live::{Ban, Cause},
+    live::{Ban, Cause, Now},
 };
 
 /// Mode of every file in it.
 const PRIVATE: u32 = 0o600;
+/// What could not be written is tried again after so long, and said once in so long, in milliseconds.
+const RETRY_MS: u64 = 10_000;
+const QUIET_MS: u64 = 60_000;
 
 /// A directory that can be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,6 +147,50 @@ impl StateDir {
     }
 }
 
+/// What was written last of something that is kept in the state directory.
+pub(super) struct Kept<T> {
+    written: T,
+    /// While it cannot be written.
+    failing: Option<Failing>,
+}
+
+struct Failing {
+    retry_ms: u64,
+    said_ms: u64,
+}
+
+impl<T: PartialEq> Kept<T> {
+    pub fn new(written: T) -> Kept<T> {
+        Kept { written, failing: None }
+    }
+
+    /// Writes what there is at `present`, where that is not what was written. What fails is tried again, whether or not it
+    /// changes meanwhile.
+    pub fn keep(&mut self, what: &str, present: T, now: Now, write: impl FnOnce(&T) -> io::Result<()>) {
+        let ms = now.mono_ms;
+        if self.written == present || self.failing.as_ref().is_some_and(|failing| ms < failing.retry_ms) {
+            return;
+        }
+        match write(&present) {
+            Ok(()) => {
+                if self.failing.take().is_some() {
+                    tracing::info!(what, "kept in the state directory again");
+                }
+                self.written = present;
+            }
+            Err(error) => {
+                let said_ms = self.failing.as_ref().map(|failing| failing.said_ms);
+                let quiet_since = said_ms.filter(|said_ms| ms < said_ms + QUIET_MS);
+                if quiet_since.is_none() {
+                    tracing::warn!(what, %error, "cannot be kept in the state directory; tried again");
+                }
+                let said_ms = quiet_since.unwrap_or(ms);
+                self.failing = Some(Failing { retry_ms: ms + RETRY_MS, said_ms });
+            }
+        }
+    }
+}
+
 /// In the state directory.
 const OWN_KEYS: &str = "token.key";
 
@@ -182,14 +229,22 @@ pub fn random<const N: usize>() -> Result<[u8; N], StartError> {
     Ok(bytes)
 }
 
-/// Writes a file whole or not at all, on the disk before it has its name.
+/// Writes a file whole or not at all, on the disk before it has its name; when this returns the name is on the disk too.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let draft = path.with_extension("new");
     let mut file =
         fs::OpenOptions::new().write(true).create(true).truncate(true).mode(PRIVATE).open(&draft)?;
     file.write_all(bytes)?;
     file.sync_all()?;
-    fs::rename(&draft, path)
+    fs::rename(&draft, path)?;
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match fs::File::open(dir)?.sync_all() {
+        // Some file systems do not do that for directories, and need not.
+        Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) => {
+            Ok(())
+        }
+        synced => synced,
+    }
 }
 
 #[cfg(test)]
@@ -243,6 +298,30 @@ mod tests {
             .expect("written");
         let expected = Ban { cause: Cause::Excess, since_unix_s: 8, until_unix_s: 9, times: 7 };
         assert_eq!(dir.bans().expect("read"), BTreeMap::from([([192, 0, 2, 7].into(), expected)]));
+    }
+
+    #[test]
+    fn what_could_not_be_written_is_written_later_though_nothing_changes() {
+        let scratch = Scratch::new("kept");
+        let dir = StateDir::open(scratch.0.clone()).expect("a directory in /tmp");
+        let seen = BTreeMap::from([("pbx1".to_owned(), 5)]);
+        let mut kept = Kept::new(BTreeMap::new());
+        let mut tries = 0;
+        let mut keep_at = |mono_ms| {
+            let now = Now { mono_ms, ..crate::net::now() };
+            kept.keep("restarts of backends", seen.clone(), now, |seen| {
+                tries += 1;
+                dir.write_restarts(seen)
+            });
+            tries
+        };
+        fs::remove_dir_all(&scratch.0).expect("ours");
+        assert_eq!(keep_at(1_000), 1);
+        fs::create_dir(&scratch.0).expect("its place is free");
+        assert_eq!(keep_at(2_000), 1, "not each second");
+        assert_eq!(keep_at(11_000), 2);
+        assert_eq!(dir.restarts().expect("read"), seen);
+        assert_eq!(keep_at(60_000), 2, "it is written");
     }
 
     #[test]

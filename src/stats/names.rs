@@ -308,6 +308,12 @@ metrics! {
         "Requests that were taken in spite of limits or overload: calls for help, Resource-Priority.";
     PONGS: Counter Count "tidings_pongs_total" []
         "Keep-alives on streams that were answered.";
+    ADMIN_CONNECTIONS: Gauge Count "tidings_admin_connections" []
+        "Open connections to metrics, health and the API.";
+    ADMIN_CONNECTIONS_LIMIT: Gauge Count "tidings_admin_connections_limit" []
+        "Most open connections to metrics, health and the API; beyond it new ones are closed at once.";
+    ADMIN_CONNECTIONS_REFUSED: Counter Count "tidings_admin_connections_refused_total" []
+        "Connections to metrics, health and the API for which there was no room.";
     HANDED_OVER: Counter Count "tidings_handed_over_total" []
         "Messages handed to the core that owns their connection.";
     HAND_OVER_FULL: Counter Count "tidings_hand_over_full_total" []

@@ -67,6 +67,8 @@ numbers! {
         Workers => WORKERS;
         ProbesUnderWay => PROBES_UNDER_WAY;
         ProbesLimit => PROBES_LIMIT;
+        AdminConnections => ADMIN_CONNECTIONS;
+        AdminConnectionsLimit => ADMIN_CONNECTIONS_LIMIT;
         Ready => READY;
         StartTime => START_TIME;
     }
@@ -125,6 +127,7 @@ numbers! {
         CertificatesRefused => CERTIFICATE_LOADS "refused";
         DnsChanges => DNS_CHANGES;
         DnsDropped => DNS_ADDRESSES_DROPPED;
+        AdminRefused => ADMIN_CONNECTIONS_REFUSED;
     }
 }
 
@@ -159,6 +162,16 @@ pub struct NamedBackend {
 impl Process {
     pub fn set(&self, gauge: ProcessGauge, value: u64) {
         self.gauges[gauge as usize].store(value, Relaxed);
+    }
+
+    /// One more of what is there.
+    pub fn enter(&self, gauge: ProcessGauge) {
+        self.gauges[gauge as usize].fetch_add(1, Relaxed);
+    }
+
+    /// One less; of those that entered.
+    pub fn leave(&self, gauge: ProcessGauge) {
+        self.gauges[gauge as usize].fetch_sub(1, Relaxed);
     }
 
     pub fn add(&self, counter: ProcessCounter, n: u64) {

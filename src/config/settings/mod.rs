@@ -221,6 +221,13 @@ pub struct Admin {
     pub address: Option<SocketAddr>,
     /// Bearer token, required where the address is not loopback.
     pub token: Option<String>,
+    /// Names by which the API may be asked where there is no token, beside `localhost` and addresses; without a port.
+    pub hosts: Vec<String>,
+    /// Connections at one time; beyond it new ones are closed at once. Default 64.
+    pub connections: usize,
+    /// Up to the end of a request's head, and from there to the end of its body; a connection may be idle for so long,
+    /// and leave an answer untaken. Default 10 s.
+    pub request_time: Duration,
 }
 
 /// `[log]`
@@ -363,7 +370,13 @@ impl Default for ConnectionLimits {
 
 impl Default for Admin {
     fn default() -> Admin {
-        Admin { address: Some(SocketAddr::from(([127, 0, 0, 1], 9060))), token: None }
+        Admin {
+            address: Some(SocketAddr::from(([127, 0, 0, 1], 9060))),
+            token: None,
+            hosts: Vec::new(),
+            connections: 64,
+            request_time: Duration::from_secs(10),
+        }
     }
 }
 

@@ -39,6 +39,9 @@ pub const SECTIONS: [&str; 20] = [
     "log",
     "cluster",
 ];
+
+const ADMIN: [&str; 5] = ["address", "token", "hosts", "connections", "request_time"];
+
 impl Settings {
     /// Reads tidings.toml. `file` names it in diagnostics; relative paths in it start at `base_dir`.
     pub fn parse(file: &str, text: &str, base_dir: &Path) -> Result<Settings, Vec<Diagnostic>> {
@@ -303,7 +306,27 @@ fn admin(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Admin) {
                 Some(text) => out.token = Some(text.value.to_owned()),
                 None => {}
             },
-            _ => faults.unknown_key(key, "[admin]", ["address", "token"]),
+            "hosts" => {
+                for item in faults.array("hosts", value).into_iter().flat_map(|items| items.iter()) {
+                    let Some(text) = faults.string("hosts", item) else { continue };
+                    match units::host_port(text.value) {
+                        Some((_, None)) => out.hosts.push(text.value.to_owned()),
+                        _ => faults.error(
+                            text.span,
+                            format!("{} is no host name without a port", quoted(text.value)),
+                        ),
+                    }
+                }
+            }
+            // They are among the open files that are kept from SIP's connections.
+            "connections" => {
+                set(&mut out.connections, faults.integer("connections", value, 1..=512).map(as_usize));
+            }
+            "request_time" => {
+                let hour = Duration::from_secs(3600);
+                set(&mut out.request_time, at_least_a_second(faults, "request_time", value, hour));
+            }
+            _ => faults.unknown_key(key, "[admin]", ADMIN),
         }
     }
     if let (Some(address), None) = (out.address, &out.token)

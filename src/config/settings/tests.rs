@@ -138,6 +138,9 @@ fn every_setting_is_read() {
         [admin]
         address = "192.0.2.1:9060"
         token = "0123456789abcdef"
+        hosts = ["edge.example.com"]
+        connections = 16
+        request_time = "30s"
         [log]
         format = "json"
         level = "info,tidings::net=debug"
@@ -166,7 +169,10 @@ fn every_setting_is_read() {
     assert_eq!((dns.addresses, dns.prefixes.len()), (8, 1));
     assert_eq!(settings.timers.grace, Duration::from_millis(500));
     assert_eq!((settings.udp.receive_buffer, settings.udp.send_buffer), (4 << 20, 65_536));
-    assert_eq!(settings.admin.token.as_deref(), Some("0123456789abcdef"));
+    let admin = &settings.admin;
+    assert_eq!(admin.token.as_deref(), Some("0123456789abcdef"));
+    assert_eq!(admin.hosts, ["edge.example.com"]);
+    assert_eq!((admin.connections, admin.request_time), (16, Duration::from_secs(30)));
     assert!(settings.log.json && settings.log.level == "info,tidings::net=debug");
 }
 
@@ -330,6 +336,14 @@ fn admin_elsewhere_than_loopback_needs_a_token() {
     assert_eq!(
         faults_of("address = \"0.0.0.0:9060\"\ntoken = \"short\""),
         ["3:9: token: at least 16 characters of printable ASCII without blanks"]
+    );
+    assert_eq!(
+        faults_of("connections = 513\nrequest_time = \"500ms\"\nhosts = [\"a.example:80\"]"),
+        [
+            "2:15: connections: \"513\" is not between 1 and 512",
+            "3:16: request_time: less than 1 s",
+            "4:10: \"a.example:80\" is no host name without a port"
+        ]
     );
     assert_eq!(good("[admin]\naddress = \"off\"").admin.address, None);
     assert!(good("[admin]\naddress = \"[::1]:9060\"").admin.token.is_none());
