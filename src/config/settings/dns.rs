@@ -10,7 +10,7 @@ use super::{
     units,
 };
 
-const KEYS: [&str; 9] =
+pub(super) const KEYS: [&str; 9] =
     ["servers", "timeout", "wait", "ttl_min", "ttl_max", "retry_max", "avoid", "addresses", "prefixes"];
 const DAY: Duration = Duration::from_secs(86_400);
 const MINUTE: Duration = Duration::from_secs(60);

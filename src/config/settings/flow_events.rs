@@ -11,7 +11,7 @@ use super::{
 };
 use crate::wire::{Transport, Uri};
 
-const KEYS: [&str; 9] = [
+pub(super) const KEYS: [&str; 9] = [
     "delay",
     "log",
     "webhook",

@@ -8,8 +8,8 @@ use super::{
     read::{as_usize, at_least_a_second, bytes, networks, set, time},
 };
 
-const HEALTH: [&str; 5] = ["probes", "silence", "busy_sources", "busy_window", "longest_pause"];
-const LIMITS: [&str; 14] = [
+pub(super) const HEALTH: [&str; 5] = ["probes", "silence", "busy_sources", "busy_window", "longest_pause"];
+pub(super) const LIMITS: [&str; 14] = [
     "message",
     "header_lines",
     "start_line",
@@ -104,7 +104,7 @@ pub(super) fn udp(faults: &mut Faults<'_>, value: &Value<'_>, out: &mut Udp) {
     }
 }
 
-const CONNECTIONS: [&str; 14] = [
+pub(super) const CONNECTIONS: [&str; 14] = [
     "most",
     "per_address",
     "per_prefix",

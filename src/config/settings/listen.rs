@@ -12,7 +12,7 @@ use super::{
 };
 use crate::wire::Transport;
 
-const LISTEN: [&str; 13] = [
+pub(super) const LISTEN: [&str; 13] = [
     "name",
     "transport",
     "address",

@@ -89,7 +89,7 @@ impl Default for Protection {
     }
 }
 
-const KEYS: [&str; 22] = [
+pub(super) const KEYS: [&str; 22] = [
     "allow",
     "deny",
     "exempt",

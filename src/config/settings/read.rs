@@ -40,7 +40,7 @@ pub const SECTIONS: [&str; 20] = [
     "cluster",
 ];
 
-const ADMIN: [&str; 5] = ["address", "token", "hosts", "connections", "request_time"];
+pub(super) const ADMIN: [&str; 5] = ["address", "token", "hosts", "connections", "request_time"];
 
 impl Settings {
     /// Reads tidings.toml. `file` names it in diagnostics; relative paths in it start at `base_dir`.

@@ -541,3 +541,87 @@ client_ca = "/etc/ca.pem"
     use super::tls::ClientCertificates::{Off, Required};
     assert_eq!((asked(0), asked(2)), (Off, Required), "who names an authority wants its certificates");
 }
+
+/// routing/tidings.toml: where people look every setting up.
+mod every_setting {
+    use super::*;
+
+    const FILE: &str = include_str!("../../../routing/tidings.toml");
+
+    #[test]
+    fn what_is_not_commented_is_the_default() {
+        let (written, default) = (good(FILE), Settings::default());
+        let same = |name: &str, a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| {
+            assert_eq!(format!("{a:?}"), format!("{b:?}"), "[{name}]");
+        };
+        same("workers", &written.workers, &default.workers);
+        same("trust", &written.trust, &default.trust);
+        same("tokens", &written.tokens, &default.tokens);
+        same("limits", &written.limits, &default.limits);
+        same("timers", &written.timers, &default.timers);
+        same("health", &written.health, &default.health);
+        same("udp", &written.udp, &default.udp);
+        same("dns", &written.dns, &default.dns);
+        same("connections", &written.connections, &default.connections);
+        same("tls", &written.tls, &default.tls);
+        same("flow_events", &written.flow_events, &default.flow_events);
+        same("keepalive", &written.keepalive, &default.keepalive);
+        same("protection", &written.protection, &default.protection);
+        same("admin", &written.admin, &default.admin);
+        same("log", &written.log, &default.log);
+        same("listen", &written.listen, &default.listen);
+    }
+
+    #[test]
+    fn what_is_commented_can_be_written() {
+        let (before, listener) = FILE.split_once("# [[listen]]\n").expect("a listener");
+        let (_, behind) = listener.split_once("\n\n").expect("what follows it");
+        // Of keys and key_file one is given.
+        let lines = before.lines().chain(behind.lines()).filter(|line| !line.starts_with("# key_file"));
+        let is_key = |line: &str| {
+            line.split_once(" = ")
+                .is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+        };
+        let written = lines.map(|line| line.strip_prefix("# ").filter(|rest| is_key(rest)).unwrap_or(line));
+        good(&written.collect::<Vec<_>>().join("\n"));
+    }
+
+    #[test]
+    fn every_key_stands_there() {
+        let sections: [(&str, &[&str]); 17] = [
+            ("\n[workers]\n", &["count", "pin"]),
+            ("\n# [[listen]]\n", &listen::LISTEN),
+            ("\n[trust]\n", &["prefixes", "strip"]),
+            ("\n[tokens]\n", &["router_id", "keys", "key_file"]),
+            ("\n[limits]\n", &limits::LIMITS),
+            ("\n[timers]\n", &["grace"]),
+            ("\n[health]\n", &limits::HEALTH),
+            ("\n[udp]\n", &["receive_buffer", "send_buffer"]),
+            ("\n[dns]\n", &dns::KEYS),
+            ("\n[connections]\n", &limits::CONNECTIONS),
+            ("\n[tls]\n", &tls::KEYS),
+            ("\n[flow_events]\n", &flow_events::KEYS),
+            ("\n[keepalive]\n", &["method", "interval", "rate"]),
+            ("\n[protection]\n", &protection::KEYS),
+            ("\n[admin]\n", &read::ADMIN),
+            ("\n[log]\n", &["format", "level"]),
+            ("Relative paths", &["table", "state_dir", "aliases"]),
+        ];
+        for (begin, keys) in sections {
+            let (_, section) = FILE.split_once(begin).unwrap_or_else(|| panic!("no {begin}"));
+            let section = section.split("\n[").next().unwrap_or_default();
+            for key in keys {
+                let stands = section
+                    .lines()
+                    .any(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
+                assert!(stands, "{key} in {begin}");
+            }
+        }
+        // What is not there is not there yet.
+        let named = |section: &&str| {
+            FILE.contains(&format!("[{section}]")) || FILE.contains(&format!("# {section} = "))
+        };
+        let missing: Vec<&str> = SECTIONS.into_iter().filter(|section| !named(section)).collect();
+        assert_eq!(missing, ["cluster"]);
+    }
+}

@@ -12,7 +12,7 @@ use super::super::document::{Faults, Key, Place, Value, in_order};
 
 pub(super) const LISTENER_KEYS: [&str; 5] =
     ["certificate", "private_key", "certificates", "client_certificates", "client_ca"];
-const KEYS: [&str; 8] = [
+pub(super) const KEYS: [&str; 8] = [
     "certificate",
     "private_key",
     "certificates",
