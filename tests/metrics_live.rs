@@ -3,7 +3,8 @@
 //! At the end every declared metric must have a series above zero. Some cannot be provoked from outside or with one worker:
 //! tests/udp.rs drives a panic of a worker and a socket that takes no more, tests/links.rs what one core hands to another.
 //! A host with too many addresses needs a DNS server: tests/names.rs has one. Requests of our own, flow events and keep-alives
-//! are driven in tests/flow_events.rs; tests/protection has a worker that is behind, tests/health.rs more backends than series.
+//! are driven in tests/flow_events.rs; tests/protection has a worker that is behind, tests/health.rs more backends than series,
+//! src/control/tasks.rs a panic of a task.
 
 use std::{
     io::{Read, Write},
@@ -24,11 +25,12 @@ use tidings::{
 const ROUTER: &str = "127.61.1.1:5060";
 const SECURE: &str = "127.61.1.1:5061";
 const PBX: &str = "127.61.1.11:5060";
-const NOT_FROM_OUTSIDE: [&str; 26] = [
+const NOT_FROM_OUTSIDE: [&str; 27] = [
     names::SERIES_BEYOND.name,
     names::OVERLOADED.name,
     names::OVERLOADS.name,
     names::TURN_PANICS.name,
+    names::TASK_PANICS.name,
     names::SEND_BLOCKED.name,
     names::DNS_ADDRESSES_DROPPED.name,
     names::HANDED_OVER.name,

@@ -64,7 +64,7 @@ pub fn run(args: &Args) -> Result<(), Fault> {
     let (listener, local) = listener(&settings, args.listener.as_deref())?;
     let bytes = on_the_wire(read(&args.message)?);
     let arrival = Arrival { listener, local, peer: args.source.unwrap_or(SOME_CLIENT), flow: None };
-    let told = explain(&settings, ring(args, &settings), &table, arrival, &bytes);
+    let told = explain(&settings, ring(&settings), &table, arrival, &bytes);
     if args.json {
         let json = serde_json::to_string_pretty(&told).map_err(Fault::new)?;
         println!("{json}");
@@ -74,15 +74,16 @@ pub fn run(args: &Args) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The router's keys; without a configuration always the same, so that the same is printed. Where they cannot be read all
-/// tokens count as those of an unknown key, which is told.
-fn ring(args: &Args, settings: &Settings) -> Ring {
-    if args.config.is_none() {
+/// The router's keys. Where its configuration names none, always the same, so that the same is printed; where they cannot be
+/// read, all tokens count as those of an unknown key, which is told.
+fn ring(settings: &Settings) -> Ring {
+    let tokens = &settings.tokens;
+    if tokens.keys.is_empty() && tokens.key_file.is_none() && settings.state_dir.is_none() {
         return Ring::new(&[(0, [0; 16])]);
     }
     let why = match state_dir::known_keys(settings) {
         Ok(Some(keys)) => return Ring::new(&keys),
-        Ok(None) => "the router has made none yet, or keeps them in memory".to_owned(),
+        Ok(None) => "the router has made none yet".to_owned(),
         Err(error) => error.to_string(),
     };
     eprintln!("tidings: no token keys: {why}; tokens and entity-tags count as those of an unknown key");

@@ -28,8 +28,8 @@ use crate::{
     version,
     about = "A SIP event router: takes SUBSCRIBE, PUBLISH and NOTIFY, and everything else that SIP has, and sends each \
              to the right PBX by a routing table that can be swapped at any time",
-    after_help = "Documentation of the two files: routing/tidings.toml, routing/examples, README.md. Logs go to stderr; TIDINGS_LOG or RUST_LOG set \
-                  their level (info, debug, tidings::control=debug).",
+    after_help = "Documentation of the two files: routing/tidings.toml, routing/examples, README.md. Logs go to stderr; \
+                  TIDINGS_LOG or RUST_LOG set their level (info, debug, tidings::control=debug).",
     disable_help_subcommand = true
 )]
 struct Cli {

@@ -4,7 +4,7 @@
 //! Never banned, by nobody's wish: `[trust]` and exempt prefixes, and addresses of backends, those included that left within
 //! a day. Control is the only one who writes `live::Bans`; workers are woken where one begins, and see an end by themselves.
 
-mod mirror;
+pub(super) mod mirror;
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use super::{
     Router,
     state_dir::{Kept, StateDir},
+    tasks,
 };
 use crate::{
     live::{Ban, Cause, buckets},
@@ -156,14 +157,12 @@ impl Router {
 
 /// Looks at what the cores ask for, as long as the router lives.
 pub(super) async fn watch(router: Arc<Router>, state_dir: Option<StateDir>) {
-    if let Some(sets) = router.settings.protection.nftables.clone() {
-        tokio::spawn(mirror::watch(router.clone(), sets));
-    }
     let kept = Arc::new(Mutex::new(Kept::new(router.shared.bans.book())));
     let mut often = tokio::time::interval(EVERY);
     often.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         often.tick().await;
+        let process = router.process.clone();
         let (router, state_dir, kept) = (router.clone(), state_dir.clone(), kept.clone());
         let look = tokio::task::spawn_blocking(move || {
             if router.judge_bans() {
@@ -174,8 +173,10 @@ pub(super) async fn watch(router: Arc<Router>, state_dir: Option<StateDir>) {
                 kept.lock().keep("bans", present, net::now(), |bans| dir.write_bans(bans));
             }
         });
-        // A panic in it is a bug; the next time it is tried again.
-        let _ = look.await;
+        // The next time it is tried again.
+        if let Err(error) = look.await {
+            tasks::tell(&process, "bans", &error);
+        }
     }
 }
 

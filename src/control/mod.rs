@@ -15,6 +15,7 @@ pub mod own;
 mod publishers;
 pub mod state_dir;
 pub mod tables;
+mod tasks;
 mod watch;
 
 use std::{
@@ -31,6 +32,7 @@ use std::{
 
 use mio::net::TcpListener;
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
 pub use self::tables::{Failure, Loaded, Refusal, Status, TableSource, Tables};
 use self::{
@@ -204,15 +206,29 @@ pub fn start(mut settings: Settings, source: TableSource) -> Result<Running, Sta
     };
     router.publish_limits(now, files);
     let router = Arc::new(router);
-    runtime.spawn(bans::watch(router.clone(), state_dir.clone()));
-    runtime.spawn(chores(router.clone(), state_dir));
-    runtime.spawn(flow_events::watch(router.clone()));
-    runtime.spawn(keepalive::watch(router.clone()));
-    runtime.spawn(watch::watch(router.clone()));
-    runtime.spawn(certificates::watch(router.clone()));
-    runtime.spawn(health::watch(router.clone(), u64::from_le_bytes(state_dir::random()?)));
-    runtime.spawn(follow_names(router.clone()));
+    let seed = u64::from_le_bytes(state_dir::random()?);
+    keep_tasks(&router, runtime.handle(), state_dir, seed);
     Ok(Running { router, runtime })
+}
+
+/// Starts what runs as long as the router.
+fn keep_tasks(router: &Arc<Router>, runtime: &Handle, state_dir: Option<StateDir>, mut seed: u64) {
+    let process = &router.process;
+    let dir = state_dir.clone();
+    tasks::keep(runtime, process, "bans", router, move |router| bans::watch(router, dir.clone()));
+    tasks::keep(runtime, process, "nftables", router, bans::mirror::watch);
+    tasks::keep(runtime, process, "chores", router, move |router| chores(router, state_dir.clone()));
+    tasks::keep(runtime, process, "flow events", router, flow_events::watch);
+    tasks::keep(runtime, process, "webhook", router, flow_events::deliver);
+    tasks::keep(runtime, process, "keep-alives", router, keepalive::watch);
+    tasks::keep(runtime, process, "the table's file", router, watch::watch);
+    tasks::keep(runtime, process, "certificates", router, certificates::watch);
+    tasks::keep(runtime, process, "health", router, move |router| {
+        // Probes of another life have other tags.
+        seed = seed.wrapping_add(1);
+        health::watch(router, seed)
+    });
+    tasks::keep(runtime, process, "new addresses", router, follow_names);
 }
 
 impl Running {
@@ -221,7 +237,7 @@ impl Running {
     }
 
     /// Where control's tasks run, and admin's.
-    pub fn runtime(&self) -> &tokio::runtime::Handle {
+    pub fn runtime(&self) -> &Handle {
         self.runtime.handle()
     }
 
@@ -554,6 +570,7 @@ async fn chores(router: Arc<Router>, state_dir: Option<StateDir>) {
     let said = Arc::new(Mutex::new(publishers::Said::default()));
     loop {
         second.tick().await;
+        let process = router.process.clone();
         let (router, state_dir) = (router.clone(), state_dir.clone());
         let (kept, said) = (kept.clone(), said.clone());
         let chores = tokio::task::spawn_blocking(move || {
@@ -574,7 +591,9 @@ async fn chores(router: Arc<Router>, state_dir: Option<StateDir>) {
                 kept.lock().keep("restarts of backends", seen, now, |seen| dir.write_restarts(seen));
             }
         });
-        // A panic in one is a bug; the next second they are tried again.
-        let _ = chores.await;
+        // The next second they are tried again.
+        if let Err(error) = chores.await {
+            tasks::tell(&process, "chores", &error);
+        }
     }
 }

@@ -152,11 +152,6 @@ impl Proxy {
         };
         self.stats.rule(rule.series);
         let pinned = pinned.filter(|pinned| pinned.stands_for(rule, table));
-        if R::ON
-            && let Some(limit) = &rule.limit
-        {
-            rec.step("limit", format_args!("{} a second: beyond it 503", limit.per_second()));
-        }
         let free = request.is_cancel_or_ack() || pinned.is_some_and(|pinned| pinned.is_of(request));
         if let Some(limit) = rule.limit.as_ref().filter(|_| !free && !R::ON)
             && !limit.take(request.turn.now)

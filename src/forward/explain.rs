@@ -37,6 +37,9 @@ pub struct Tried {
     pub matched: bool,
     /// The first key that did not hold.
     pub failed: Option<String>,
+    /// Requests a second that a rule which matches lets through; what is explained takes none of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<u32>,
 }
 
 /// How the backend was chosen.
@@ -112,7 +115,8 @@ impl Recorder for Explanation {
             MatchKey::Listener => "listener".to_owned(),
             MatchKey::Pattern { key, written } => format!("{key} = {written:?}"),
         });
-        self.rules.push(Tried { rule: rule.name.to_string(), matched: failed.is_none(), failed });
+        let limit = rule.limit.as_ref().filter(|_| failed.is_none()).map(|limit| limit.per_second());
+        self.rules.push(Tried { rule: rule.name.to_string(), matched: failed.is_none(), failed, limit });
     }
 
     fn key(&mut self, balance: &str, key: &[u8]) {
@@ -172,7 +176,12 @@ impl Explanation {
         for tried in &self.rules {
             match &tried.failed {
                 Some(key) => writeln!(f, "rule      {:?}: no, by {key}", tried.rule)?,
-                None => writeln!(f, "rule      {:?}: matches", tried.rule)?,
+                None => match tried.limit {
+                    Some(limit) => {
+                        writeln!(f, "rule      {:?}: matches, up to {limit} a second", tried.rule)?
+                    }
+                    None => writeln!(f, "rule      {:?}: matches", tried.rule)?,
+                },
             }
         }
         let Some(balance) = &self.balance else { return Ok(()) };

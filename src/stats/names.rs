@@ -328,6 +328,8 @@ metrics! {
         "Times that a socket took no more and its tail had to wait.";
     TURN_PANICS: Counter Count "tidings_turn_panics_total" []
         "Turns of a worker that ended in a panic.";
+    TASK_PANICS: Counter Count "tidings_task_panics_total" []
+        "Panics of control's tasks (health, bans, names and so on), which were begun anew.";
     RECEIVE_BUFFER: Gauge Bytes "tidings_udp_receive_buffer_bytes" ["worker"]
         "Receive buffer of a worker's sockets as the kernel granted it.";
     LIMIT_MESSAGE: Gauge Bytes "tidings_limit_message_bytes" []

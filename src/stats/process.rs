@@ -127,6 +127,7 @@ numbers! {
         CertificatesRefused => CERTIFICATE_LOADS "refused";
         DnsChanges => DNS_CHANGES;
         DnsDropped => DNS_ADDRESSES_DROPPED;
+        TaskPanics => TASK_PANICS;
         AdminRefused => ADMIN_CONNECTIONS_REFUSED;
     }
 }

@@ -23,8 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What is read of what one says, in bytes.
 const SAID: u64 = 4096;
 
-/// Follows the bans as long as the router lives.
-pub(super) async fn watch(router: Arc<Router>, sets: NftSets) {
+/// Follows the bans as long as the router lives; at once over where there are no sets.
+pub(in crate::control) async fn watch(router: Arc<Router>) {
+    let Some(sets) = router.settings.protection.nftables.clone() else { return };
     let mut mirror = Mirror::new(sets);
     let mut often = tokio::time::interval(EVERY);
     often.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

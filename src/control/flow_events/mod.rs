@@ -150,25 +150,32 @@ impl FlowEvents {
 /// Runs as long as the router.
 pub async fn watch(router: Arc<Router>) {
     let settings = &router.settings.flow_events;
-    if let (Some(hook), Some(desk)) = (&settings.webhook, &router.flow_events.desk) {
-        tokio::spawn(webhook::deliver(hook.clone(), desk.clone()));
-    }
     if let Some(NotifyTo::Pool(name)) = &settings.notify
         && !router.tables.spec().pools.iter().any(|pool| pool.name == *name)
     {
         tracing::warn!(pool = %name, "[flow_events] notify: the table has no such pool; until it has, nobody is notified");
     }
     let (sayings, waiting) = mpsc::channel(router.settings.limits.news);
-    tokio::spawn(say_in_turn(router.clone(), waiting));
-    let mut turn = tokio::time::interval(TURN);
-    turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        turn.tick().await;
-        let now = net::now();
-        router.own.turn(&router.shared.news, now);
-        for (user, event) in router.flow_events.turn(&router, false, now) {
-            tell(&router, user, &event, &sayings);
+    let look = async {
+        let mut turn = tokio::time::interval(TURN);
+        turn.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            turn.tick().await;
+            let now = net::now();
+            router.own.turn(&router.shared.news, now);
+            for (user, event) in router.flow_events.turn(&router, false, now) {
+                tell(&router, user, &event, &sayings);
+            }
         }
+    };
+    // Either is nothing without the other.
+    tokio::join!(look, say_in_turn(router.clone(), waiting));
+}
+
+/// Brings the webhook's receiver what waits for it; at once over where there is none.
+pub async fn deliver(router: Arc<Router>) {
+    if let (Some(hook), Some(desk)) = (&router.settings.flow_events.webhook, &router.flow_events.desk) {
+        webhook::deliver(hook.clone(), desk.clone()).await;
     }
 }
 

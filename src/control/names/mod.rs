@@ -29,6 +29,7 @@ use tokio::{
 };
 
 use self::locate::{Fault, Located, Locator};
+use super::tasks;
 use crate::{
     config::{Settings, Side, TableSpec, settings::Dns as DnsSettings, table::DnsName},
     live::{self, Resolved},
@@ -124,7 +125,7 @@ impl Names {
             settled: Notify::new(),
             changed: Notify::new(),
         });
-        runtime.spawn(drive(names.clone()));
+        tasks::keep(&runtime, &names.process, "names", &names, drive);
         names
     }
 
