@@ -1,6 +1,7 @@
 //! `tidings reload`: asks the running router, by its API, to read its table again.
 //!
-//! Exit code 0: the new table is in force, with its warnings on stderr; 1: it was refused, with all diagnostics on stderr; 2: there is nobody to ask.
+//! Exit code 0: the new table is in force, with its warnings on stderr; 1: it was refused, with all diagnostics on stderr;
+//! 2: there is nobody to ask.
 
 use super::{
     Fault,

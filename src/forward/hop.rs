@@ -200,8 +200,8 @@ impl Hops<'_> {
         let (Some((_, own)), Some((_, other))) = (first.client(), last.client()) else { return false };
         let moved = || self.shared.moved.find(*own, tag_hash(self.essentials.from_tag), self.now);
         (self.is_client_of(first) || moved().is_some_and(|flow| flow.without_local() == self.sender()))
-            && (last.tag == self.setup.ring.flow_hash(*last_key, own)
-                || first.tag == self.setup.ring.flow_hash(*first_key, other))
+            && (last.caller() == Some(self.setup.ring.flow_hash(*last_key, own))
+                || first.caller() == Some(self.setup.ring.flow_hash(*first_key, other)))
     }
 
     /// The side of a token to which its sender's request goes.

@@ -23,7 +23,7 @@ use crate::{
         name::same_name,
         put,
         reply::{return_address, stamp},
-        token::{Bound, Flow, PathToken, Publication, RouteToken, Side, ViaToken, tag_hash},
+        token::{Bound, CALLED, Flow, PathToken, Publication, RouteToken, Side, ViaToken, tag_hash},
     },
 };
 
@@ -165,7 +165,7 @@ fn moved(request: &Request<'_>, plan: &Plan<'_>) -> Option<(Flow, u32)> {
     {
         return None;
     }
-    let token = plan.token?;
+    let token = plan.token.filter(|token| token.caller().is_none())?;
     let (side, named) = token.client()?;
     let named = (*named != request.flow()).then_some(*named)?;
     let from = tag_hash(essentials.from_tag);
@@ -247,13 +247,11 @@ fn write_record_route(request: &Request<'_>, plan: &Plan<'_>, branch: u64, t: &m
                 Hop::Backend { addr, transport, .. } => Side::Backend { addr, transport },
                 Hop::Client { flow, .. } => Side::Client(flow),
             };
-            RouteToken {
-                router,
-                sides: [sender(request), receiver],
-                owner: 0,
-                tag: caller_below(request, plan).unwrap_or_else(|| tag_hash(essentials.from_tag)),
-                bits,
-            }
+            let (owner, tag) = match caller_below(request, plan) {
+                Some(caller) => (CALLED, caller),
+                None => (0, tag_hash(essentials.from_tag)),
+            };
+            RouteToken { router, sides: [sender(request), receiver], owner, tag, bits }
         }
     };
     t.extend_from_slice(if request.routes.secure { b"Record-Route: <sips:" } else { b"Record-Route: <sip:" });

@@ -2,9 +2,9 @@
 //! drain to end.
 //!
 //! An INVITE that left counts until its final answer, so that a burst is not sent to whoever was the least busy before
-//! it; its 2xx leaves the record of the dialog, until a BYE or for 12 h. Whose 2xx does is for `forward::calls` to say. A record that ended stays a while as a mark:
-//! what is retransmitted late must not begin it anew. Shared by the cores, since a BYE may come by another than its
-//! INVITE; bounded, made whole at the start; a full set of eight drops its oldest.
+//! it; its 2xx leaves the record of the dialog, until a BYE or for 12 h. Whose 2xx does is for `forward::calls` to say. A
+//! record that ended stays a while as a mark: what is retransmitted late must not begin it anew. Shared by the cores, since
+//! a BYE may come by another than its INVITE; bounded, made whole at the start; a full set of eight drops its oldest.
 
 use std::sync::{
     Arc,

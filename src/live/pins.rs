@@ -1,8 +1,8 @@
 //! Pins of SPEC 7.1, per core: hash(Call-ID, From tag, source) -> target, 32 bytes each, for 32 s or 5 min.
 //!
 //! A retransmission, a CANCEL, an ACK and the retry after 401/407 look here, so that a table swap or a health change does not
-//! send them elsewhere than their request; what else a pin may decide is `forward::decide`'s. Bounded, set-associative, no allocation after `new`; a full set drops
-//! its oldest pin.
+//! send them elsewhere than their request; what else a pin may decide is `forward::decide`'s. Bounded, set-associative, no
+//! allocation after `new`; a full set drops its oldest pin.
 //!
 //! A set keeps its pins newest first, so the oldest is the last, and the pin that a CANCEL looks for is met early.
 //!

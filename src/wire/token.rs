@@ -357,6 +357,9 @@ impl RouteToken {
     }
 }
 
+/// `RouteToken::owner` where the tag is a `caller`.
+pub const CALLED: u8 = 1;
+
 impl RouteToken {
     /// The client of a token between it and a backend, and which side it is.
     pub fn client(&self) -> Option<(usize, &Flow)> {
@@ -365,6 +368,13 @@ impl RouteToken {
             Side::Backend { .. } => None,
         });
         clients.last()
+    }
+
+    /// The hash of another client (`Ring::client_hash`), where it stands in the place of a tag: its owner is the client that
+    /// a backend calls, which no token with a tag has.
+    pub fn caller(&self) -> Option<u32> {
+        let called = matches!(self.sides, [Side::Backend { .. }, Side::Client(_)]);
+        (called && self.owner == CALLED).then_some(self.tag)
     }
 }
 

@@ -235,3 +235,22 @@ fn flow_hash_is_that_of_the_tokens_key() {
     assert_eq!(public[0], public[1], "found within a second");
     assert_ne!(before.bound(&flows[0]), before.bound(&flows[1]));
 }
+
+/// A tag is chosen by who writes it, and its hash with it: no such token passes for one that names a caller.
+#[test]
+fn a_caller_is_named_in_the_called_clients_tokens_only() {
+    let client =
+        Side::Client(Flow::Datagram { listener: 1, local: None, peer: ([192, 0, 2, 1], 5060).into() });
+    let backend = Side::Backend { addr: ([192, 0, 2, 2], 5060).into(), transport: Transport::Udp };
+    let caller = |sides, owner| RouteToken { router: 1, sides, owner, tag: 7, bits: 1 }.caller();
+    assert_eq!(caller([backend, client], CALLED), Some(7));
+    for (sides, owner) in [
+        ([backend, client], 0),
+        ([client, backend], 0),
+        ([client, backend], 1),
+        ([backend, backend], 0),
+        ([backend, backend], 1),
+    ] {
+        assert_eq!(caller(sides, owner), None, "{sides:?} {owner}");
+    }
+}
