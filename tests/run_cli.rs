@@ -401,7 +401,12 @@ fn a_key_file_must_be_private_and_hold_keys() {
     fs::set_permissions(house.path("ring"), fs::Permissions::from_mode(0o644)).expect("chmod");
     assert_one_line(&house.fail(), &["ring", "0644", "chmod 600"]);
     fs::set_permissions(house.path("ring"), fs::Permissions::from_mode(0o600)).expect("chmod");
-    house.run().stop();
+    let router = house.run();
+    house.write("ring", "4 00112233445566778899aabbccddee00\n");
+    router.signal("HUP");
+    router.wait_log("the key file has changed too: a restart applies it");
+    assert!(!router.log().contains("the configuration has changed"), "{}", router.log());
+    router.stop();
     house.write("ring", "3 0011\n");
     let output = house.fail();
     assert!(!output.status.success());

@@ -34,14 +34,14 @@ pub fn run(args: &Args) -> Result<(), Fault> {
     for warning in crate::config::settings::warnings(&settings) {
         tracing::warn!("{warning}");
     }
-    let written = args.config.as_ref().and_then(|path| std::fs::read(path).ok());
+    let configuration = Configuration::new(args.config.clone(), settings.tokens.key_file.clone());
     let source = TableSource::of(&settings);
     let running = control::start(settings, source).map_err(Fault::new)?;
     let admin = admin::start(&running).map_err(Fault::new)?;
     let signals = running.runtime().block_on(async { Signals::new() });
     let signals = signals.map_err(|error| Fault::new(format_args!("signals: {error}")))?;
     say_ready(&running, admin);
-    let until_stopped = signals.serve(&running, Configuration { path: args.config.clone(), written });
+    let until_stopped = signals.serve(&running, configuration);
     let signal = running.runtime().block_on(until_stopped);
     tracing::info!("{signal}: stopping");
     running.stop();
@@ -85,16 +85,27 @@ fn say_ready(running: &Running, admin: Option<SocketAddr>) {
     );
 }
 
-/// The file of the settings as it was at start.
+/// The file of the settings and that of the token keys, where they are, as they were at start: a reload takes neither up.
 struct Configuration {
-    path: Option<PathBuf>,
-    written: Option<Vec<u8>>,
+    /// What it is called in the log, where it is, what it held.
+    files: Vec<(&'static str, PathBuf, Option<Vec<u8>>)>,
 }
 
 impl Configuration {
-    fn has_changed(&self) -> bool {
-        let now = self.path.as_ref().map(|path| std::fs::read(path).ok());
-        now.is_some_and(|now| now != self.written)
+    fn new(settings: Option<PathBuf>, keys: Option<PathBuf>) -> Configuration {
+        let named = [("configuration", settings), ("key file", keys)].into_iter();
+        let read = |(name, path): (_, Option<PathBuf>)| {
+            let path = path?;
+            let held = std::fs::read(&path).ok();
+            Some((name, path, held))
+        };
+        Configuration { files: named.filter_map(read).collect() }
+    }
+
+    /// The names of those that hold something else now.
+    fn changed(&self) -> impl Iterator<Item = &'static str> + '_ {
+        let other = self.files.iter().filter(|(_, path, held)| std::fs::read(path).ok() != *held);
+        other.map(|(name, ..)| *name)
     }
 }
 
@@ -121,8 +132,8 @@ impl Signals {
                 _ = self.interrupt.recv() => return "SIGINT",
                 _ = self.hang_up.recv() => {
                     tracing::info!("SIGHUP: reading the table again");
-                    if configuration.has_changed() {
-                        tracing::warn!("the configuration has changed too: a restart applies it, SIGHUP does not");
+                    for name in configuration.changed() {
+                        tracing::warn!("the {name} has changed too: a restart applies it, SIGHUP does not");
                     }
                     let router = running.router().clone();
                     // Compiling may take seconds; a SIGTERM meanwhile must not wait. What is wrong is logged.

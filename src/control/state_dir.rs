@@ -34,13 +34,17 @@ pub struct StateDir {
 impl StateDir {
     /// The directory of these settings, made where it is not there yet.
     pub fn of(settings: &Settings) -> Result<Option<StateDir>, StartError> {
+        StateDir::path_of(settings).map(StateDir::open).transpose()
+    }
+
+    fn path_of(settings: &Settings) -> Option<PathBuf> {
         let from_systemd = || {
             let listed = std::env::var_os("STATE_DIRECTORY")?;
             let listed = listed.to_string_lossy().into_owned();
             // Several are joined by colons; the first is ours.
             listed.split(':').next().filter(|first| !first.is_empty()).map(PathBuf::from)
         };
-        settings.state_dir.clone().or_else(from_systemd).map(StateDir::open).transpose()
+        settings.state_dir.clone().or_else(from_systemd)
     }
 
     pub fn open(path: PathBuf) -> Result<StateDir, StartError> {
@@ -200,10 +204,13 @@ pub fn known_keys(settings: &Settings) -> Result<Option<Vec<(u8, [u8; 16])>>, St
     if !tokens.keys.is_empty() {
         return Ok(Some(tokens.keys.clone()));
     }
-    match (&tokens.key_file, &settings.state_dir) {
-        (Some(path), _) => read_keys(path).map(Some),
-        (None, Some(dir)) if dir.join(OWN_KEYS).exists() => read_keys(&dir.join(OWN_KEYS)).map(Some),
-        (None, _) => Ok(None),
+    if let Some(path) = &tokens.key_file {
+        return read_keys(path).map(Some);
+    }
+    let Some(dir) = StateDir::path_of(settings) else { return Ok(None) };
+    match read_keys(&dir.join(OWN_KEYS)) {
+        Err(StartError::KeyFile { error, .. }) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
     }
 }
 

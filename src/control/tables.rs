@@ -447,7 +447,7 @@ fn compile(ground: &Ground, job: &Job, before: Option<&Table>, now: u64) -> Resu
     }
     // A file that a full disk or a copy under way left empty parses as well.
     if spec.rules.is_empty()
-        && let (Job::Source(_), Some(before)) = (job, before)
+        && let (Job::Source(TableSource::File(_) | TableSource::Text { .. }), Some(before)) = (job, before)
         && !before.rules.rules.is_empty()
     {
         let rules = before.rules.rules.len();

@@ -6,7 +6,7 @@ use super::{
     super::{
         diagnostic::Diagnostic,
         document::{self, Faults, Value, in_order, quoted},
-        headers,
+        headers, settings,
     },
     TableSpec, lint, pool, rule,
 };
@@ -28,8 +28,7 @@ pub fn parse(file: &str, text: &str) -> Result<(TableSpec, Vec<Diagnostic>), Vec
             "pool" => {}
             "rule" => rule::rules(&mut faults, value, &mut spec, &mut lints),
             "packages" => packages(&mut faults, value, &mut spec),
-            "listen" | "admin" | "workers" | "trust" | "tokens" | "limits" | "timers" | "udp" | "log" | "aliases"
-            | "table" | "state_dir" | "cluster" => faults.error(
+            name if settings::SECTIONS.contains(&name) => faults.error(
                 key.span(),
                 format!(
                     "{} belongs into tidings.toml: this file is a routing table, with [[pool]], [[rule]] and [packages]",
