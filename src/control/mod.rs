@@ -350,7 +350,7 @@ impl Router {
         let process = &self.process;
         process.set(ProcessGauge::Flows, self.shared.flows.len() as u64);
         process.set(ProcessGauge::MovedFlows, self.shared.moved.len() as u64);
-        process.set(ProcessGauge::UnreachableFlows, self.shared.unreachable.len() as u64);
+        process.set(ProcessGauge::UnreachableFlows, self.shared.unreachable.closed() as u64);
         let (series, beyond) = self.tables.series().used();
         process.set(ProcessGauge::Series, series as u64);
         process.set(ProcessGauge::SeriesBeyond, beyond as u64);
@@ -433,7 +433,7 @@ impl Router {
 }
 
 /// The ring of the settings, of the key file, or of the state directory; without any, one that ends with the process.
-fn keys(settings: &Settings, state_dir: Option<&StateDir>) -> Result<Vec<(u8, [u8; 16])>, StartError> {
+fn keys(settings: &Settings, state_dir: Option<&StateDir>) -> Result<state_dir::Keys, StartError> {
     if !settings.tokens.keys.is_empty() {
         return Ok(settings.tokens.keys.clone());
     }

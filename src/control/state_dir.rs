@@ -138,7 +138,7 @@ impl StateDir {
     }
 
     /// The router's own key ring (`token.key`), made at first need.
-    pub fn own_keys(&self) -> Result<Vec<(u8, [u8; 16])>, StartError> {
+    pub fn own_keys(&self) -> Result<Keys, StartError> {
         let path = self.path.join(OWN_KEYS);
         match read_keys(&path) {
             Err(StartError::KeyFile { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
@@ -195,11 +195,14 @@ impl<T: PartialEq> Kept<T> {
     }
 }
 
+/// Token keys with their ids; the first signs.
+pub type Keys = Vec<(u8, [u8; 16])>;
+
 /// In the state directory.
 const OWN_KEYS: &str = "token.key";
 
 /// The ring that a router with these settings has, as far as it stands in files; `None` where there is none yet.
-pub fn known_keys(settings: &Settings) -> Result<Option<Vec<(u8, [u8; 16])>>, StartError> {
+pub fn known_keys(settings: &Settings) -> Result<Option<Keys>, StartError> {
     let tokens = &settings.tokens;
     if !tokens.keys.is_empty() {
         return Ok(Some(tokens.keys.clone()));
@@ -215,7 +218,7 @@ pub fn known_keys(settings: &Settings) -> Result<Option<Vec<(u8, [u8; 16])>>, St
 }
 
 /// Reads a key file (SPEC 3.1); nobody but its owner may be able to.
-pub fn read_keys(path: &Path) -> Result<Vec<(u8, [u8; 16])>, StartError> {
+pub fn read_keys(path: &Path) -> Result<Keys, StartError> {
     let fault = |error| StartError::KeyFile { path: path.to_owned(), error };
     let mut file = fs::File::open(path).map_err(fault)?;
     let mode = file.metadata().map_err(fault)?.mode() & 0o777;

@@ -161,7 +161,9 @@ impl Hops<'_> {
         let mut decided = Err(Reason::DeadRoute.into());
         let mut first = None;
         for keyed @ (token, _) in tokens {
-            from_backend &= first.is_some() || !self.is_client_of(token);
+            if from_backend && first.is_none() {
+                from_backend = !self.is_client_of(token);
+            }
             if token.router != self.setup.router {
                 return Err(self.dead(None, None));
             }

@@ -29,7 +29,7 @@ pub enum Input<'a> {
     /// CRLFs on a stream (RFC 5626 4.4.1), dealt with already.
     Keepalive,
     /// Something that we sent could not go: no retry will help. `sent` are its bytes as far as they are known (an ICMP
-    /// error gives at most the first 512 or so; empty where unknown).
+    /// error gives at most the first 512 or so; empty where unknown). Of a datagram it is believed by our token in them only.
     Undeliverable {
         target: Target,
         sent: &'a [u8],

@@ -176,7 +176,7 @@ impl Unreachable {
     }
 
     /// How many are closed.
-    pub fn len(&self) -> usize {
+    pub fn closed(&self) -> usize {
         self.closed.load(Acquire)
     }
 }
@@ -202,7 +202,7 @@ mod tests {
         assert!(!closed.put(flow(1), at(900)));
         assert_eq!((closed.since(&flow(1)), closed.since(&flow(2))), (Some(100), None));
         closed.clear(&flow(2));
-        assert_eq!(closed.len(), 1);
+        assert_eq!(closed.closed(), 1);
         closed.clear(&flow(1));
         assert!(closed.is_empty() && closed.since(&flow(1)).is_none());
         closed.put(flow(1), at(2000));
@@ -215,19 +215,19 @@ mod tests {
         assert!(!closed.put(flow(1), at(1)));
         assert!(!closed.put(flow(2), at(2)));
         assert!(closed.put(flow(3), at(3)));
-        assert_eq!((closed.since(&flow(1)), closed.since(&flow(2)), closed.len()), (None, Some(2), 2));
+        assert_eq!((closed.since(&flow(1)), closed.since(&flow(2)), closed.closed()), (None, Some(2), 2));
     }
 
     #[test]
     fn an_asked_one_is_closed_by_its_silence_alone() {
         let closed = Unreachable::new(8);
         closed.ask(flow(1));
-        assert_eq!((closed.since(&flow(1)), closed.len(), closed.is_empty()), (None, 0, false));
+        assert_eq!((closed.since(&flow(1)), closed.closed(), closed.is_empty()), (None, 0, false));
         closed.clear(&flow(1));
         assert!(!closed.unanswered(flow(1), at(32_000)) && closed.is_empty());
         closed.ask(flow(1));
         assert!(closed.unanswered(flow(1), at(64_000)));
-        assert_eq!((closed.since(&flow(1)), closed.len()), (Some(64_000), 1));
+        assert_eq!((closed.since(&flow(1)), closed.closed()), (Some(64_000), 1));
         // An error meanwhile says more, and one that could not be asked says nothing.
         closed.ask(flow(2));
         closed.put(flow(2), at(70_000));
@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(closed.since(&flow(2)), Some(70_000));
         closed.ask(flow(3));
         closed.unasked(flow(3));
-        assert_eq!(closed.len(), 2);
+        assert_eq!(closed.closed(), 2);
     }
 
     #[test]
@@ -246,9 +246,9 @@ mod tests {
         closed.put(flow(2), at(2));
         closed.ask(flow(3));
         closed.sweep(at(KEPT_MS + 1));
-        assert_eq!((closed.since(&flow(1)), closed.since(&flow(2)), closed.len()), (None, Some(2), 1));
+        assert_eq!((closed.since(&flow(1)), closed.since(&flow(2)), closed.closed()), (None, Some(2), 1));
         closed.sweep(at(KEPT_MS + 2));
-        assert!(closed.len() == 0 && !closed.is_empty());
+        assert!(closed.closed() == 0 && !closed.is_empty());
         closed.clear(&flow(3));
         assert!(closed.is_empty() && closed.marks.iter().all(|mark| mark.load(Acquire) == 0));
     }
@@ -268,7 +268,7 @@ mod tests {
                     closed.clear(&flow(port));
                     prop_assert_eq!(closed.since(&flow(port)), None);
                 }
-                prop_assert!(closed.len() <= capacity);
+                prop_assert!(closed.closed() <= capacity);
             }
         }
     }

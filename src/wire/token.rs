@@ -363,11 +363,11 @@ pub const CALLED: u8 = 1;
 impl RouteToken {
     /// The client of a token between it and a backend, and which side it is.
     pub fn client(&self) -> Option<(usize, &Flow)> {
-        let clients = self.sides.iter().enumerate().filter_map(|(at, side)| match side {
-            Side::Client(flow) => Some((at, flow)),
-            Side::Backend { .. } => None,
-        });
-        clients.last()
+        match &self.sides {
+            [Side::Client(flow), _] => Some((0, flow)),
+            [_, Side::Client(flow)] => Some((1, flow)),
+            _ => None,
+        }
     }
 
     /// The hash of another client (`Ring::client_hash`), where it stands in the place of a tag: its owner is the client that

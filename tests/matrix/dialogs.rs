@@ -290,3 +290,17 @@ fn a_trusted_source_that_was_called_talks_to_its_caller() {
     }
     scene.quiet(&[&pbx, &trunk]);
 }
+
+/// `request-uri` leads to one host, never to an address that is none's (SPEC 5.2).
+#[test]
+fn request_uri_leads_to_one_host() {
+    let table = pool("one", 169, &[1]) + &rule("out", "source = \"backends\"", "route = \"request-uri\"");
+    let scene = Scene::start(169, &table);
+    let (pbx, trunk) = (scene.pbx(1), scene.party(66));
+    for host in ["0.0.0.0", "224.0.1.75", "255.255.255.255", "[::]", "[ff02::1]"] {
+        pbx.send(scene.pbxs(), Request::new("MESSAGE", &format!("sip:x@{host}"), &pbx).text());
+        pbx.expect("SIP/2.0 404 ");
+    }
+    pbx.send(scene.pbxs(), Request::new("MESSAGE", "sip:x@127.40.169.66:5060", &pbx).text());
+    trunk.expect("MESSAGE ");
+}

@@ -212,7 +212,7 @@ pub enum KeepaliveMethod {
     Off,
     /// Nothing comes back.
     Crlf,
-    /// A phone that does not answer is taken for gone until it speaks.
+    /// A phone that neither answers nor says anything else for 32 s is taken for gone until it speaks.
     Options,
 }
 
